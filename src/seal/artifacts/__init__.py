@@ -1,0 +1,1 @@
+"""Nouns: what travels between the stages, and how it lies on disk."""

@@ -1,0 +1,79 @@
+"""The evaluation: what was measured on one model, item by item."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from seal.artifacts.settings import Settings
+
+Kind = Literal["rate", "mean"]
+
+
+class Estimate(Settings):
+    """A number with its uncertainty.
+
+    Attributes:
+        value: The point estimate.
+        low: Lower end of the 95 % confidence interval.
+        high: Upper end of the 95 % confidence interval.
+        n: Number of independent items (prompts or samples) behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One metric on one task, item by item.
+
+    Attributes:
+        metric: Its name, e.g. "attack_success_rate".
+        kind: "rate" (each value is 0 or 1) or "mean" (any real number).
+        values: Item id -> value. Ids are the same for every model measured on the same task.
+    """
+
+    metric: str
+    kind: Kind
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What one task found on one model.
+
+    Attributes:
+        measurements: One per metric.
+        responses: One JSON object per item with its `id` and what was seen (prompt, response,
+            verdict, losses): the evidence behind the measurements.
+    """
+
+    measurements: tuple[Measurement, ...]
+    responses: tuple[dict[str, Any], ...]
+
+
+def save_task_result(result: TaskResult, folder: Path) -> None:
+    """Write `responses.jsonl` and `scores.jsonl` of one task into an existing folder."""
+    with (folder / "responses.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in result.responses)
+    with (folder / "scores.jsonl").open("w", encoding="utf-8") as file:
+        for part in result.measurements:
+            for key, value in part.values.items():
+                row = {"metric": part.metric, "kind": part.kind, "id": key, "value": value}
+                file.write(json.dumps(row) + "\n")
+
+
+def load_measurements(folder: Path) -> tuple[Measurement, ...]:
+    """The measurements in a folder written by `save_task_result`."""
+    found: dict[str, Measurement] = {}
+    with (folder / "scores.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            part = found.setdefault(row["metric"], Measurement(row["metric"], row["kind"], {}))
+            part.values[row["id"]] = row["value"]
+    return tuple(found.values())

@@ -1,0 +1,144 @@
+"""Where an artifact comes from: what decides its content, and where it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from seal.artifacts.atomic import write_json
+
+PACKAGES = (
+    "seal", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Provenance:
+    """The origin of one artifact.
+
+    Attributes:
+        identity: All that decides its content: stage, settings, hashes of the inputs. JSON only. Two
+            artifacts of equal identity are interchangeable; this is what reuse compares.
+        environment: What was noted besides: versions, hardware, commit, seconds.
+    """
+
+    identity: dict[str, Any]
+    environment: dict[str, Any]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware, commit of the working folder and the date, for the record."""
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "git_commit": _git_commit(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def save_provenance(provenance: Provenance, folder: Path) -> None:
+    """Write `provenance.json`."""
+    write_json(
+        folder / "provenance.json",
+        {"identity": provenance.identity, "environment": provenance.environment},
+    )
+
+
+def load_provenance(folder: Path) -> Provenance:
+    """Read `provenance.json`.
+
+    Raises:
+        ValueError: If it is missing or broken.
+    """
+    path = folder / "provenance.json"
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        return Provenance(record["identity"], record["environment"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} holds no readable provenance.json ({error}), so it cannot be told what made "
+            "it. Delete the folder to make it again, or give another run_dir."
+        ) from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file below a folder, logs and records left out."""
+    records = {"provenance.json", "metrics.jsonl"}
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        str(file.relative_to(folder)): file_hash(file) for file in files if file.name not in records
+    }
+
+
+def content_hash(parts: Iterable[str]) -> str:
+    """SHA-256 over texts, independent of their order."""
+    digest = hashlib.sha256()
+    for part in sorted(parts):
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def model_identity(path: str, revision: str | None) -> dict[str, Any]:
+    """What a model is: the hashes of a local folder's files, or the Hub name and revision."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return {"path": path, "revision": revision}
+    kinds = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+    files = sorted(file for file in folder.iterdir() if file.suffix in kinds)
+    return {"files": {file.name: file_hash(file) for file in files}}
+
+
+def differences(
+    old: Any,  # noqa: ANN401 (any JSON value)
+    new: Any,  # noqa: ANN401
+    where: str = "",
+) -> list[str]:
+    """Each place where two JSON values differ, as "key: old -> new"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(
+                old.get(key, "(absent)"), new.get(key, "(absent)"), f"{where}.{key}" if where else key
+            )
+        ]
+    return [] if old == new else [f"{where}: {_short(old)} there, {_short(new)} now"]
+
+
+def _short(value: Any) -> str:  # noqa: ANN401
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

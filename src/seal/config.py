@@ -1,0 +1,151 @@
+"""The experiment: a tree of settings, from YAML and the command line and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from seal.artifacts.settings import Settings
+from seal.config_parse import parse_config
+from seal.config_starter import commented_yaml
+from seal.config_yaml import dump_yaml
+from seal.data.load import DataSpec
+from seal.data.tokenize import Tokenization
+from seal.models import ModelSpec
+from seal.rankers.seal import Seal
+from seal.rankers.union import AnyRanker
+from seal.stages.evaluate import EvaluateSettings
+from seal.stages.select import SelectSettings
+from seal.stages.train import TrainSettings
+
+Arm = Literal["base", "all", "random", "selected"]
+
+_STARTER_HEADER = """\
+# An experiment of seal.
+#   check it    seal config check FILE
+#   run it      seal run FILE
+#   change it   seal run FILE rank.epochs=1 run_dir=runs/second
+# Fill in what is empty. Every other key is commented out and shows its default: remove the # to
+# change it. Paths are relative to the folder in which seal is called.
+
+"""
+_STARTER_VALUES = {"run_dir": "runs/first"}
+
+
+class Experiment(Settings):
+    """Everything a run depends on.
+
+    Attributes:
+        run_dir: Folder of everything that the run makes. The same config and folder go on where an
+            interrupted run stopped; another config needs another folder.
+        title: Of the report; empty takes the run_dir's name.
+        seeds: Training seeds: every arm but the base is trained once with each.
+        model: The aligned model that is to be fine-tuned.
+        pool: The fine-tuning set to choose from.
+        unsafe_labels: Values of `pool.label` that count as unsafe. Only used to score a ranking; no
+            ranker ever sees a label.
+        safe: The trusted set that the ranker measures against; a mapping, or a list of mappings.
+        tokenization: From text to tokens, for every data set.
+        rank: How the pool is scored; higher = keep. `method` says which ranker; SEAL when it is
+            left out.
+        select: How many of the best are kept.
+        train: How the model is fine-tuned.
+        evaluate: What is measured on each fine-tuned model.
+        arms: What is compared: the model as it is ("base"), and fine-tuned on the whole pool
+            ("all"), on the selection ("selected"), and on as many random samples ("random").
+    """
+
+    run_dir: Path
+    title: str = ""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (0,)
+    model: ModelSpec
+    pool: DataSpec
+    unsafe_labels: tuple[str, ...] = ("unsafe",)
+    safe: tuple[DataSpec, ...]
+    tokenization: Tokenization = Tokenization()
+    rank: AnyRanker = Seal()
+    select: SelectSettings = SelectSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    arms: tuple[Arm, ...] = ("base", "all", "random", "selected")
+
+    @field_validator("safe", mode="before", json_schema_input_type=DataSpec | tuple[DataSpec, ...])
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:  # noqa: ANN401 (whatever the user gave)
+        return [value] if isinstance(value, dict | DataSpec) else value
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _seal_unless_named(cls, value: Any) -> Any:  # noqa: ANN401
+        fields = {} if value is None else value  # `rank:` with every key commented out
+        return {"method": "seal", **fields} if isinstance(fields, dict) else fields
+
+    @field_validator("seeds", "safe", "arms")
+    @classmethod
+    def _at_least_one(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not items:
+            raise ValueError("an empty list. Give at least one.")
+        return items
+
+    @field_validator("seeds", "arms")
+    @classmethod
+    def _no_repetition(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = [item for place, item in enumerate(items) if item in items[:place]]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is given twice. Remove one of them.")
+        return items
+
+
+def load_experiment(config: Path | None, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment.
+
+    Args:
+        config: A YAML file; None when everything is in the overrides.
+        overrides: KEY=VALUE words with dotted keys. They beat the file, a later one an earlier one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: One line per thing that is wrong: `file:line: key: what is wrong. The way out.`
+    """
+    if config is None:
+        return parse_config("", "command line", Experiment, overrides)
+    if not config.is_file():
+        kind = "a folder, not a file" if config.is_dir() else "no such file"
+        raise FileNotFoundError(
+            f"{config}: {kind}. Give a YAML file; `seal config init FILE` writes one to start from."
+        )
+    try:
+        text = config.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{config}:{line}: not UTF-8 text. Save the file as UTF-8.") from error
+    return parse_config(text, str(config), Experiment, overrides)
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """The experiment as YAML, all defaults written out; `load_experiment` reads back its equal."""
+    header = (
+        "# Resolved by seal: every default is written out. `seal run` on this file replays it.\n"
+        "# Paths are relative to the folder in which seal was called.\n"
+    )
+    return header + dump_yaml(experiment.model_dump(mode="json"))
+
+
+def json_schema() -> str:
+    """The JSON schema of an experiment's YAML, for editors."""
+    schema = Experiment.model_json_schema(mode="validation")
+    default = schema["properties"]["rank"]
+    for method, reference in default["discriminator"]["mapping"].items():
+        definition = schema["$defs"][reference.rsplit("/", 1)[1]]
+        if method != Seal().method:  # without it, `rank: {seed: 1}` would match every ranker
+            definition["required"] = [*definition.get("required", []), "method"]
+    return json.dumps(schema, indent=2)
+
+
+def starter_config() -> str:
+    """A commented YAML file to start from; valid as soon as its empty paths are filled in."""
+    return _STARTER_HEADER + commented_yaml(Experiment, _STARTER_VALUES)

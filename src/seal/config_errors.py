@@ -1,0 +1,233 @@
+"""pydantic's findings in the words of the user: place, key, what is wrong, the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from seal.config_draft import COMMAND_LINE, Draft, Path, dotted, show
+from seal.config_shape import (
+    Shape,
+    inside,
+    keys,
+    member,
+    models,
+    places_of,
+    required,
+    tags,
+    takes_list,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """One of pydantic's errors, and where in the user's values it lies.
+
+    Attributes:
+        kind: pydantic's name for the kind of error.
+        path: The keys the user typed; a union's tags and the 0 of a list of one are left out.
+        outer: The shape around the value.
+        value: What was given; for a missing key, what it is missing from.
+        context: pydantic's details.
+        message: pydantic's own words.
+        in_union: Whether the value may be of several types.
+    """
+
+    kind: str
+    path: Path
+    outer: Shape
+    value: Any
+    context: dict[str, Any]
+    message: str
+    in_union: bool
+
+
+def findings(error: ValidationError, draft: Draft) -> list[Finding]:
+    """Each of pydantic's errors with its place."""
+    return [
+        _locate(item, draft)  # pyright: ignore[reportArgumentType]
+        for item in error.errors(include_url=False)
+    ]
+
+
+def explain(found: list[Finding], draft: Draft) -> str:
+    """A text with one line per thing that is wrong: place, key, what is wrong, the way out."""
+    lines: dict[Path, list[str]] = {}
+    guessed = {(*item.path[:-1], _guess(item)) for item in found if item.kind == "extra_forbidden"}
+    for item in found:
+        deeper = any(other.path[: len(item.path)] == item.path != other.path for other in found)
+        if (item.in_union and deeper) or (item.kind == "missing" and item.path in guessed):
+            continue  # said better by another line
+        lines.setdefault(item.path, []).append(_text(item, draft))
+    return "\n".join(
+        f"{draft.place(path)}: {_named(path, _joined(texts))}" for path, texts in lines.items()
+    )
+
+
+def _named(path: Path, text: str) -> str:
+    """The text after its key, unless it begins with that key already."""
+    name = dotted(path)
+    return text if not name or text.startswith((f"{name}:", f"{name}.")) else f"{name}: {text}"
+
+
+def _locate(item: dict[str, Any], draft: Draft) -> Finding:
+    shape, outer, value = draft.shape, (), draft.value
+    path: Path = ()
+    in_union = False
+    for part in item["loc"]:
+        if len(shape) > 1:  # here pydantic names the member of the union
+            shape, in_union = member(shape, part), not models(shape)
+        elif isinstance(part, int) and isinstance(value, dict) and takes_list(shape):
+            shape = inside(shape, part)
+        elif part != "[key]":
+            path, outer, shape = (*path, part), shape, inside(shape, part)
+            value = _child(value, part)
+    context = item.get("ctx", {})
+    if item["type"].startswith("union_tag"):
+        outer = shape
+    if item["type"] == "union_tag_invalid":
+        path = (*path, context["discriminator"].strip("'"))
+    return Finding(item["type"], path, outer, item["input"], context, item["msg"], in_union)
+
+
+def _child(value: Any, part: str | int) -> Any:  # noqa: ANN401 (any plain value)
+    if isinstance(value, dict):
+        return value.get(part)
+    if isinstance(value, list) and isinstance(part, int) and part < len(value):
+        return value[part]
+    return None
+
+
+def _text(item: Finding, draft: Draft) -> str:
+    if item.kind in _TEXTS:
+        return _TEXTS[item.kind](item, draft)
+    if item.kind in _EXPECTED:
+        return f"expected {_EXPECTED[item.kind]}, got {show(item.value)}."
+    for name, words in _BOUNDS.items():
+        if name in item.context:
+            return f"expected {words} {item.context[name]}, got {show(item.value)}."
+    return f"{item.message[0].lower()}{item.message[1:]}, got {show(item.value)}."
+
+
+def _joined(texts: list[str]) -> str:
+    """The texts about one value; several of "expected X, got Y" become "expected X or Z, got Y"."""
+    unique = list(dict.fromkeys(texts))
+    parts = [text.removeprefix("expected ").split(", got ", 1) for text in unique]
+    if len(unique) > 1 and all(len(part) == 2 for part in parts):
+        return f"expected {' or '.join(part[0] for part in parts)}, got {parts[0][1]}"
+    return " ".join(unique)
+
+
+def _unknown(item: Finding, draft: Draft) -> str:
+    hint = _guess(item)
+    if hint:
+        return f"unknown key. Did you mean '{hint}'?"
+    here = dotted(item.path)
+    elsewhere = [name for name in places_of(draft.shape, str(item.path[-1])) if name != here]
+    if elsewhere:
+        return f"unknown key here. Did you mean {' or '.join(map(repr, elsewhere[:4]))}?"
+    chosen = [pair for kind in models(item.outer) for pair in tags(kind).items()]
+    known = "".join(f" with {name} {tag}" for name, tag in chosen[:1])
+    return f"unknown key. The keys here{known}: {', '.join(keys(item.outer))}."
+
+
+def _guess(item: Finding) -> str:
+    return nearest(str(item.path[-1]), keys(item.outer))
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The known word that was most likely meant; empty when none is near."""
+    return next(iter(get_close_matches(word, known, n=1, cutoff=0.65)), "")
+
+
+def _missing(item: Finding, draft: Draft) -> str:
+    if isinstance(item.path[-1], int):
+        return f"missing: expected at least {item.path[-1] + 1} items, got {show(item.value)}."
+    name = dotted(item.path)
+    below = required(tuple(inside(item.outer, item.path[-1])))
+    words = " ".join(f"{name}.{key}=VALUE" for key in below) or f"{name}=VALUE"
+    if draft.document.root is None:
+        return f"missing key. Give {words}, or a YAML file; `seal config init` writes one."
+    return f"missing key. Add it to {draft.document.where}, or give {words} on the command line."
+
+
+def _bad_tag(item: Finding, draft: Draft) -> str:  # noqa: ARG001 (the signature of _TEXTS)
+    name = str(item.context["discriminator"]).strip("'")
+    known = [str(tags(model)[name]) for model in models(item.outer) if name in tags(model)]
+    listed = f"Known: {', '.join(known)}."
+    if item.kind == "union_tag_not_found":
+        return f"missing key '{name}'. {listed}"
+    tag = str(item.context["tag"])
+    hint = nearest(tag, known)
+    return f"unknown {name} {tag!r}. " + (f"Did you mean '{hint}'? " if hint else "") + listed
+
+
+def _literal(item: Finding, draft: Draft) -> str:  # noqa: ARG001
+    expected = str(item.context["expected"])
+    known = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
+    hint = nearest(str(item.value), known) if isinstance(item.value, str) else ""
+    return f"expected {expected}, got {show(item.value)}." + (
+        f" Did you mean '{hint}'?" if hint else ""
+    )
+
+
+def _list(item: Finding, draft: Draft) -> str:
+    text = f"expected a list, got {show(item.value)}."
+    if isinstance(item.value, dict | list) or item.value is None:
+        return text
+    written = draft.text(item.path) or str(item.value)
+    on_line = draft.place(item.path) == COMMAND_LINE
+    name = dotted(item.path)
+    return f"{text} Write {name}='[{written}]'." if on_line else f"{text} Write [{written}]."
+
+
+def _mapping(item: Finding, draft: Draft) -> str:  # noqa: ARG001
+    shape = inside(item.outer, item.path[-1]) if item.path else item.outer
+    tag = [f"{name}: {item.value}" for model in models(shape) for name, value in tags(model).items()
+           if value == item.value]  # fmt: skip
+    example = f" Write {{{tag[0]}}}." if tag else ""
+    return f"expected a mapping (key: value), got {show(item.value)}.{example}"
+
+
+def _own_words(item: Finding, draft: Draft) -> str:  # noqa: ARG001
+    return str(item.context["error"])
+
+
+_TEXTS: dict[str, Callable[[Finding, Draft], str]] = {
+    "extra_forbidden": _unknown,
+    "missing": _missing,
+    "union_tag_invalid": _bad_tag,
+    "union_tag_not_found": _bad_tag,
+    "literal_error": _literal,
+    "tuple_type": _list,
+    "list_type": _list,
+    "dict_type": _mapping,
+    "model_type": _mapping,
+    "model_attributes_type": _mapping,
+    "value_error": _own_words,
+    "assertion_error": _own_words,
+}
+_EXPECTED = {
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+}
+_BOUNDS = {
+    "ge": "a value >=",
+    "gt": "a value >",
+    "le": "a value <=",
+    "lt": "a value <",
+    "min_length": "a length of at least",
+    "max_length": "a length of at most",
+}

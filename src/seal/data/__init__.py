@@ -1,0 +1,1 @@
+"""From a row in a file to a batch of tokens."""

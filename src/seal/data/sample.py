@@ -1,0 +1,54 @@
+"""The sample: one prompt-completion pair, named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+ID_LENGTH = 16  # hex digits: 64 bits, two distinct texts among 10M collide with probability 3e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: "system", "user", "assistant" or "tool".
+        content: The text of the turn.
+    """
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt and the completion that a model would be trained to give.
+
+    Attributes:
+        id: Hash of prompt and completion; never a position. The k-th repetition of the same content
+            (k = 1, 2, ...) carries the suffix `-k`.
+        prompt: The turns before the completion, the last of them not the assistant's.
+        completion: The turns from the first trained assistant turn on. Its assistant turns are the
+            response: their tokens carry the loss.
+        source: Where the sample came from, in the user's words; "" when unknown. No ranker reads it.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    source: str = ""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation."""
+        return self.prompt + self.completion
+
+
+def content_id(prompt: tuple[Message, ...], completion: tuple[Message, ...]) -> str:
+    """The id of a sample: 16 hex digits of the SHA-256 of its canonical JSON."""
+    turns = [[[turn.role, turn.content] for turn in part] for part in (prompt, completion)]
+    text = json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+    # Lone surrogates cannot be encoded strictly, but are possible in JSON: keep them distinct.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:ID_LENGTH]

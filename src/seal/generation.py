@@ -1,0 +1,236 @@
+"""Batched generation: the same model and prompt give the same response in any batch.
+
+Dimension key: B prompts of a batch, P tokens of the padded prompts, N new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from seal.artifacts.settings import Settings
+from seal.data.sample import Message
+from seal.models import LanguageModel
+
+
+class Decoding(Settings):
+    """How responses are generated. The checkpoint's own generation settings are not used.
+
+    Attributes:
+        max_new_tokens: Longest response, in tokens.
+        batch_size: Prompts at a time. Changes speed and memory, not the responses (in bf16 and fp16
+            rounding may still flip a near tie).
+        temperature: 0 takes the likeliest token each time; above 0 samples.
+        top_p: When sampling, only from the likeliest tokens that together have this probability.
+        repetition_penalty: Divides the odds of tokens that were in the prompt or response already;
+            1 does nothing.
+        seed: Of sampling. With the prompt it determines the response.
+    """
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _top_p_needs_sampling(self) -> Decoding:
+        if self.temperature == 0 and self.top_p != 1:
+            raise ValueError(
+                f"top_p={self.top_p:g} has no effect with temperature=0, which always takes the "
+                "likeliest token. Set a temperature above 0, or leave top_p at 1."
+            )
+        return self
+
+
+def generate(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[Message]],
+    decoding: Decoding,
+    *,
+    names: Sequence[str] | None = None,
+) -> list[str]:
+    """The model's response to each prompt, in the order of the prompts.
+
+    A response ends before the first stop token of the chat template; special tokens are left out.
+    The global random state is neither read nor changed.
+
+    Args:
+        lm: The model, in evaluation mode.
+        prompts: Conversations that the model is to answer.
+        decoding: How to choose tokens.
+        names: What error messages call each prompt, e.g. "file:line".
+
+    Raises:
+        ValueError: If a prompt and its longest response do not fit into the model's context.
+    """
+    assert names is None or len(names) == len(prompts)
+    assert not lm.model.training
+    prompt_ids = lm.encoder.prompt_ids(prompts)
+    _check_lengths(prompt_ids, names, decoding, context_length(lm))
+    # The longest first: what does not fit into memory fails at once, not after an hour.
+    order = sorted(range(len(prompt_ids)), key=lambda place: -len(prompt_ids[place]))
+    responses = [""] * len(prompt_ids)
+    with torch.inference_mode(), _without_own_generation_config(lm.model):
+        for start in range(0, len(order), decoding.batch_size):
+            places = order[start : start + decoding.batch_size]
+            texts = _generate_batch(lm, [prompt_ids[place] for place in places], decoding)
+            for place, text in zip(places, texts, strict=True):
+                responses[place] = text
+    return responses
+
+
+def context_length(lm: LanguageModel) -> int | None:
+    """The most tokens the model was built for, prompt and response together; None if unlimited."""
+    config = _pretrained(lm.model).config.get_text_config()
+    try:
+        return int(config.max_position_embeddings)
+    except AttributeError:  # recurrent models have no such limit, nor the setting
+        return None
+
+
+def _check_lengths(
+    prompt_ids: list[list[int]],
+    names: Sequence[str] | None,
+    decoding: Decoding,
+    context: int | None,
+) -> None:
+    if context is None:
+        return
+    room = context - decoding.max_new_tokens
+    long = [place for place, ids in enumerate(prompt_ids) if len(ids) > room]
+    if long:
+        first = long[0]
+        called = f"prompt {first + 1} of {len(prompt_ids)}"
+        called += "" if names is None else f" ({names[first]})"
+        raise ValueError(
+            f"{called} has {len(prompt_ids[first])} tokens; with max_new_tokens="
+            f"{decoding.max_new_tokens} the model's context of {context} tokens holds prompts of "
+            f"up to {max(room, 0)} tokens. {len(long)} of {len(prompt_ids)} prompts are too long: "
+            "lower max_new_tokens, take these prompts out, or use a model with a longer context."
+        )
+
+
+def _pretrained(model: nn.Module) -> PreTrainedModel:
+    """The transformers model itself, without adapters around it."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+@contextmanager
+def _without_own_generation_config(model: nn.Module) -> Iterator[None]:
+    """Hide the checkpoint's generation_config.json.
+
+    `generate` fills in every option that its caller leaves unset from there: sampling, penalties,
+    suppressed tokens, beams. Two checkpoints would be measured in different ways without a word.
+    """
+    inner = _pretrained(model)
+    own = inner.generation_config
+    inner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        inner.generation_config = own
+
+
+def _generate_batch(
+    lm: LanguageModel, prompt_ids: list[list[int]], decoding: Decoding
+) -> list[str]:
+    length = max(map(len, prompt_ids))
+    padding = [length - len(ids) for ids in prompt_ids]
+    stop_ids = lm.encoder.stop_ids
+    # PeftModel's own `generate` takes the same arguments; it knows about kinds of adapters.
+    sequences = cast(GenerationMixin, lm.model).generate(
+        input_ids=torch.tensor(
+            [[lm.pad_id] * pad + ids for pad, ids in zip(padding, prompt_ids, strict=True)],
+            device=lm.device,
+        ),
+        attention_mask=torch.tensor(
+            [[0] * pad + [1] * (length - pad) for pad in padding], device=lm.device
+        ),
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=False,  # sampling, too: see _Draw
+        num_beams=1,
+        use_cache=True,
+        repetition_penalty=decoding.repetition_penalty,
+        eos_token_id=list(stop_ids) or None,
+        pad_token_id=lm.pad_id,
+        logits_processor=_sampling(prompt_ids, decoding, lm.device),
+    )
+    rows = cast(Tensor, sequences)[:, length:].tolist()
+    return [
+        lm.tokenizer.decode(
+            _before_stop(row, stop_ids),
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        for row in rows
+    ]
+
+
+def _before_stop(row: list[int], stop_ids: tuple[int, ...]) -> list[int]:
+    # What follows is padding, which may be a token that decodes to text.
+    stops = [place for place, token in enumerate(row) if token in stop_ids]
+    return row[: stops[0]] if stops else row
+
+
+def _sampling(
+    prompt_ids: list[list[int]], decoding: Decoding, device: torch.device
+) -> LogitsProcessorList:
+    """What makes the likeliest token a sampled one; empty for greedy decoding."""
+    if decoding.temperature == 0:
+        return LogitsProcessorList()
+    draws = [_uniforms(ids, decoding) for ids in prompt_ids]
+    chain: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]
+    if decoding.top_p < 1:
+        chain.append(TopPLogitsWarper(decoding.top_p))
+    prompt_length = max(map(len, prompt_ids))
+    return LogitsProcessorList(
+        [*chain, _Draw(torch.tensor(np.array(draws)).to(device), prompt_length)]
+    )
+
+
+def _uniforms(ids: list[int], decoding: Decoding) -> np.ndarray:
+    """One number in [0, 1) per new token, from the seed and the prompt alone."""
+    digest = hashlib.sha256(f"{decoding.seed}:{ids}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+    return rng.random(decoding.max_new_tokens)
+
+
+class _Draw(LogitsProcessor):
+    """Samples by inverting the distribution function at numbers drawn beforehand.
+
+    transformers' own sampling draws for a whole batch from the global generator, so that a response
+    depends on its neighbours and on what ran before.
+    """
+
+    def __init__(self, draws: Float[Tensor, "B N"], prompt_length: int) -> None:
+        self._draws = draws
+        self._prompt_length = prompt_length
+
+    def __call__(
+        self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]
+    ) -> Float[Tensor, "B V"]:
+        step = input_ids.shape[1] - self._prompt_length
+        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        # Rounding leaves the last entry a little off 1: scaled by it, a number below 1 stays below
+        # it.
+        target = self._draws[:, step, None] * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)

@@ -1,0 +1,86 @@
+"""What an experiment reads: data and tokenizer, each loaded when it is first needed, once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from seal.artifacts.provenance import file_hash, model_identity
+from seal.artifacts.run_dir import RunDir
+from seal.config import Experiment
+from seal.data.load import EncodedSet, SampleSet, encode_set, load
+from seal.data.sample import Sample
+from seal.data.tokenize import ChatEncoder
+from seal.models import load_encoder, load_tokenizer
+from seal.progress import Progress
+
+
+class Inputs:
+    """The inputs of one experiment.
+
+    Attributes:
+        experiment: What is asked for.
+        run_dir: Where it goes.
+        progress: Told how far the work is.
+    """
+
+    def __init__(self, experiment: Experiment, progress: Progress) -> None:
+        self.experiment = experiment
+        self.run_dir = RunDir(experiment.run_dir)
+        self.progress = progress
+
+    @cached_property
+    def encoder(self) -> ChatEncoder:
+        """The model's tokenizer and chat template."""
+        spec = self.experiment.model
+        return load_encoder(spec, load_tokenizer(spec))
+
+    @cached_property
+    def model_identity(self) -> dict[str, Any]:
+        """What the model is; changes with any byte of its files."""
+        return model_identity(self.experiment.model.path, self.experiment.model.revision)
+
+    @cached_property
+    def pool(self) -> SampleSet:
+        """The samples to choose from."""
+        return load([self.experiment.pool], name="pool")
+
+    @cached_property
+    def safe(self) -> SampleSet:
+        """The trusted samples."""
+        return load(self.experiment.safe, name="safe")
+
+    @cached_property
+    def mix(self) -> SampleSet | None:
+        """The data set that is mixed in while training, if any."""
+        mix = self.experiment.train.mix
+        return None if mix is None else load([mix.data], name="train.mix")
+
+    @cached_property
+    def encoded_pool(self) -> EncodedSet:
+        """The pool as tokens."""
+        return self._encode(self.pool, "pool")
+
+    @cached_property
+    def encoded_safe(self) -> EncodedSet:
+        """The safe set as tokens."""
+        return self._encode(self.safe, "safe")
+
+    @cached_property
+    def encoded_mix(self) -> EncodedSet | None:
+        """The mixed-in data set as tokens."""
+        return None if self.mix is None else self._encode(self.mix, "train.mix")
+
+    @cached_property
+    def rankable(self) -> tuple[Sample, ...]:
+        """The pool's samples that could be tokenized: those that a ranking scores."""
+        ids = {row.id for row in self.encoded_pool.encoded}
+        return tuple(sample for sample in self.pool.samples if sample.id in ids)
+
+    @cached_property
+    def task_files(self) -> dict[str, str]:
+        """Path -> SHA-256 of every file that the tasks read."""
+        return {str(path): file_hash(path) for path in self.experiment.evaluate.files()}
+
+    def _encode(self, samples: SampleSet, name: str) -> EncodedSet:
+        return encode_set(samples, self.encoder, self.experiment.tokenization, name=name)

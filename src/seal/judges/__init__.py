@@ -1,0 +1,1 @@
+"""Judges: what a response is, by one method per file."""

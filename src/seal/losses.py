@@ -1,0 +1,64 @@
+"""Negative log-likelihood of responses, per token and per sample: pure functions of tensors.
+
+Dimension key: B samples of a batch, T tokens of the padded batch, K columns whose logits are needed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from seal.data.batches import Batch
+
+
+class TokenLosses(NamedTuple):
+    """Losses of the response tokens of a batch.
+
+    Attributes:
+        nll: -log p(token | the tokens before it), in nats; 0 where `mask` is false.
+        mask: Which entries are response tokens.
+    """
+
+    nll: Float[Tensor, "B K"]
+    mask: Bool[Tensor, "B K"]
+
+
+def token_nll(model: nn.Module, batch: Batch) -> TokenLosses:
+    """Per-token loss of the responses in a batch under a causal language model.
+
+    Logits are computed only for the columns in which some row has a response token to predict, which
+    in a left-padded batch are the last ones: the prompt's part of the vocabulary projection, the
+    largest matrix of a small model, is never made.
+    """
+    targets = batch.response_mask[:, 1:]  # column t is predicted from column t - 1
+    columns = targets.any(dim=0).nonzero().squeeze(1)  # (K,)
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        logits_to_keep=columns,
+        use_cache=False,
+    ).logits
+    mask = targets[:, columns]
+    labels = batch.input_ids[:, 1:][:, columns].masked_fill(~mask, -100)
+    # fp32 before the softmax: bf16 has 8 bits of mantissa, and ties thousands of scores.
+    nll = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
+    return TokenLosses(nll, mask)
+
+
+def sample_nll(losses: TokenLosses) -> Float[Tensor, " B"]:
+    """l(theta; z) = -(1/d_y) sum_j log P(y_j | x, y_<j): the mean over a sample's response tokens.
+
+    The batch must hold no sample without response tokens; the loader excludes those by name.
+    """
+    return losses.nll.sum(dim=1) / losses.mask.sum(dim=1)
+
+
+@torch.no_grad()
+def mean_nll(model: nn.Module, batch: Batch) -> Float[Tensor, " B"]:
+    """`sample_nll` of a batch without a graph, in fp32."""
+    return sample_nll(token_nll(model, batch))

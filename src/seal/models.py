@@ -1,0 +1,204 @@
+"""Language models: the only place that calls from_pretrained and save_pretrained."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from seal.artifacts.settings import Settings
+from seal.data.tokenize import ChatEncoder
+
+logger = logging.getLogger(__name__)
+
+
+class ModelSpec(Settings):
+    """Which language model, and how it is loaded.
+
+    Attributes:
+        path: A folder, or the name of a model on the Hub.
+        revision: Commit, tag or branch on the Hub.
+        dtype: Of the weights; "auto" takes the checkpoint's own.
+        device: "auto" takes CUDA where there is one, else the CPU.
+        attn_implementation: Passed to transformers; None lets it choose (SDPA).
+        chat_template: A file with a Jinja template to use instead of the tokenizer's own.
+        chat_template_kwargs: Passed to the template, e.g. {enable_thinking: false}.
+        trust_remote_code: Run code that comes with the model. Off: a model folder is data.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    attn_implementation: str | None = None
+    chat_template: Path | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    trust_remote_code: bool = False
+
+
+class LoraSpec(Settings):
+    """A LoRA adapter; the defaults are the paper's (r 16, alpha 16, no dropout, q and v).
+
+    Attributes:
+        r: Rank.
+        alpha: Scale; the update is multiplied by alpha / r.
+        dropout: Of the adapter's input, in [0, 1).
+        target_modules: Names of the linear layers, or "all-linear"; None takes PEFT's choice for the
+            architecture, which for Llama, Qwen, Mistral and Gemma is q_proj and v_proj.
+    """
+
+    r: int = 16
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | Literal["all-linear"] | None = None
+
+    def config(self) -> LoraConfig:
+        """The same as PEFT's own configuration."""
+        modules = self.target_modules
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(modules) if isinstance(modules, tuple) else modules,
+            task_type="CAUSAL_LM",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A model in memory with what is needed to talk to it.
+
+    Attributes:
+        model: The causal language model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        encoder: Renders conversations with the model's chat template and tokenizes them.
+        pad_id: Fills the attention-masked places of a batch; any valid token will do.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    encoder: ChatEncoder
+    pad_id: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter lives."""
+        return next(self.model.parameters()).device
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where present, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Raises:
+        ValueError: If there is none at `spec.path`.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(
+            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(_cannot_load("tokenizer", spec, error)) from error
+
+
+def load_encoder(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> ChatEncoder:
+    """The chat encoder of a model, with the template that `spec` asks for."""
+    template = None if spec.chat_template is None else spec.chat_template.read_text("utf-8")
+    return ChatEncoder(tokenizer, template=template, template_kwargs=spec.chat_template_kwargs)
+
+
+def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
+    """Load a model, and lay a trained adapter over it where one is given.
+
+    Raises:
+        ValueError: If there is no model at `spec.path`, or its tokenizer knows more tokens than the
+            model has embeddings for.
+    """
+    tokenizer = load_tokenizer(spec)
+    device = resolve_device(spec.device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            spec.path,
+            revision=spec.revision,
+            dtype=spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype),
+            attn_implementation=spec.attn_implementation,
+            trust_remote_code=spec.trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(_cannot_load("model", spec, error)) from error
+    _check_vocabulary(spec, tokenizer, model)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter))
+    model.to(device).eval()
+    return LanguageModel(model, tokenizer, load_encoder(spec, tokenizer), _pad_id(tokenizer))
+
+
+def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "default") -> PeftModel:
+    """Put a fresh LoRA adapter on a model, or one more on a model that has some.
+
+    The base weights are frozen. The initial values depend on `seed` alone, and the global random
+    state is left as it was.
+
+    Raises:
+        ValueError: If the adapter's target modules do not exist in the model.
+    """
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 by a name that is deprecated there; remove with PEFT > 0.21.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        torch.manual_seed(seed)
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, lora.config())
+            return model
+        return get_peft_model(model, lora.config(), adapter_name=name)
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    logger.info("the tokenizer has no pad token; padding, which is masked, uses token 0")
+    return 0
+
+
+def _check_vocabulary(
+    spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: nn.Module
+) -> None:
+    num_embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > num_embeddings:
+        raise ValueError(
+            f"{spec.path}: the tokenizer has {len(tokenizer)} tokens, but the model only "
+            f"{num_embeddings} embeddings. They do not belong together: take both from the same "
+            "checkpoint, or resize the model's embeddings first."
+        )
+
+
+def _cannot_load(what: str, spec: ModelSpec, error: Exception) -> str:
+    place = "folder" if Path(spec.path).exists() else "folder or Hub name"
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"model.path={spec.path}: no {what} could be loaded from this {place} ({first_line}). Give a "
+        "folder that save_pretrained wrote, with config.json, safetensors weights and tokenizer "
+        "files, or the name of a model on the Hub that this machine can reach."
+    )
+
+
+def model_type(spec: ModelSpec) -> str:
+    """The architecture's name, e.g. "llama", without loading weights."""
+    config = AutoConfig.from_pretrained(
+        spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+    )
+    return str(config.model_type)

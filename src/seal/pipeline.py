@@ -1,0 +1,246 @@
+"""The stages in order: rank -> select -> train -> evaluate -> report. The file to read first.
+
+Each verb brings one stage of an experiment up to date in its run folder and returns the path of what it
+made. What is there already, made from the same things, is left as it is; made from other things, it is
+an error that names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from seal.artifacts.adapter import load_adapter
+from seal.artifacts.atomic import write_text
+from seal.artifacts.provenance import content_hash, file_hash, folder_hashes
+from seal.artifacts.ranking import load_ranking
+from seal.artifacts.run_dir import RunDir, build_or_reuse, rebuild
+from seal.artifacts.selection import Selection, load_selection
+from seal.comparison import compare
+from seal.config import Experiment, dump_experiment
+from seal.data.load import write_excluded
+from seal.inputs import Inputs
+from seal.models import LanguageModel, load_model
+from seal.progress import Progress, silent
+from seal.rankers.random import Random
+from seal.stages import evaluate as evaluate_stage
+from seal.stages import rank as rank_stage
+from seal.stages import report as report_stage
+from seal.stages import select as select_stage
+from seal.stages import train as train_stage
+
+
+def run(experiment: Experiment, progress: Progress = silent) -> Path:
+    """All stages; returns the report's page."""
+    inputs = Inputs(experiment, progress)
+    _rank(inputs)
+    _select(inputs)
+    _train(inputs)
+    _evaluate(inputs)
+    return _report(inputs)
+
+
+def rank(experiment: Experiment, progress: Progress = silent) -> Path:
+    """Score the pool; returns the ranking's folder."""
+    return _rank(Inputs(experiment, progress))
+
+
+def select(experiment: Experiment, progress: Progress = silent) -> Path:
+    """Keep the best of the ranked pool; returns the selection's folder."""
+    return _select(Inputs(experiment, progress))
+
+
+def train(experiment: Experiment, progress: Progress = silent) -> Path:
+    """Fine-tune every arm with every seed; returns the folder that holds them."""
+    return _train(Inputs(experiment, progress))
+
+
+def evaluate(experiment: Experiment, progress: Progress = silent) -> Path:
+    """Measure every arm and seed; returns the folder that holds the measurements."""
+    return _evaluate(Inputs(experiment, progress))
+
+
+def report(experiment: Experiment, progress: Progress = silent) -> Path:
+    """Lay the arms side by side; returns the page."""
+    return _report(Inputs(experiment, progress))
+
+
+def _rank(inputs: Inputs) -> Path:
+    experiment, run_dir = inputs.experiment, inputs.run_dir
+    identity = {
+        "stage": "rank",
+        "ranker": experiment.rank.model_dump(mode="json"),
+        "model": inputs.model_identity,
+        "template": inputs.encoder.template_hash,
+        "tokenization": experiment.tokenization.model_dump(mode="json"),
+        "pool": inputs.pool.fingerprint,
+        "safe": inputs.safe.fingerprint,
+    }
+
+    def build(folder: Path) -> None:
+        excluded = (*inputs.pool.excluded, *inputs.encoded_pool.excluded)
+        write_excluded(excluded, folder / "excluded.jsonl")
+        safe = inputs.encoded_safe.encoded
+        rank_stage.rank(
+            experiment.rank,
+            load_model(experiment.model),
+            inputs.encoded_pool.encoded,
+            safe,
+            folder,
+            progress=inputs.progress,
+        )
+
+    _ = inputs.encoded_pool, inputs.encoded_safe  # bad data is found before a folder is made
+    return _make(run_dir.rank, identity, build, inputs)
+
+
+def _select(inputs: Inputs) -> Path:
+    experiment, run_dir = inputs.experiment, inputs.run_dir
+    path = _existing(run_dir.rank / "ranking.parquet", "seal rank")
+    identity = {
+        "stage": "select",
+        "select": experiment.select.model_dump(mode="json"),
+        "ranking": file_hash(path),
+        "pool": inputs.pool.fingerprint,
+    }
+
+    def build(folder: Path) -> None:
+        selection = select_stage.select(load_ranking(path), inputs.rankable, experiment.select)
+        select_stage.save_selected(selection, inputs.pool.rows, folder)
+
+    select_stage.check_same_samples(load_ranking(path), inputs.rankable)
+    return _make(run_dir.select, identity, build, inputs)
+
+
+def _train(inputs: Inputs) -> Path:
+    experiment, run_dir = inputs.experiment, inputs.run_dir
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            if arm != "base":
+                _train_one(inputs, arm, seed, arm_selection(inputs, arm, seed))
+    return run_dir.root / "train"
+
+
+def _train_one(inputs: Inputs, arm: str, seed: int, selection: Selection) -> None:
+    experiment = inputs.experiment
+    identity = {
+        "stage": "train",
+        "train": experiment.train.model_dump(mode="json"),
+        "model": inputs.model_identity,
+        "template": inputs.encoder.template_hash,
+        "tokenization": experiment.tokenization.model_dump(mode="json"),
+        "samples": content_hash(selection.ids),
+        "num_samples": len(selection.ids),
+        "mix": inputs.mix.fingerprint if inputs.mix else None,
+        "seed": seed,
+    }
+
+    def build(folder: Path) -> None:
+        kept = set(selection.ids)
+        train_stage.train(
+            experiment.model,
+            [row for row in inputs.encoded_pool.encoded if row.id in kept],
+            experiment.train,
+            folder,
+            seed=seed,
+            mix=inputs.encoded_mix.encoded if inputs.encoded_mix else (),
+            progress=inputs.telling(f"training {arm}, seed {seed}"),
+        )
+
+    _make(inputs.run_dir.train(arm, seed), identity, build, inputs)
+
+
+def arm_selection(inputs: Inputs, arm: str, seed: int) -> Selection:
+    """The samples that an arm is trained on; "random" draws anew with each seed.
+
+    Raises:
+        ValueError: If the arm is measured against a selection that has not been made yet.
+    """
+    ids = tuple(sorted(sample.id for sample in inputs.rankable))
+    if arm == "all":
+        return Selection(ids, len(ids))
+    path = _existing(inputs.run_dir.select / "selection.parquet", "seal select")
+    selected = load_selection(path)
+    if arm == "selected":
+        return selected
+    assert arm == "random"
+    count = select_stage.SelectSettings(count=len(selected.ids))
+    return select_stage.select(Random(seed=seed).score(ids), inputs.rankable, count)
+
+
+def _evaluate(inputs: Inputs) -> Path:
+    experiment, run_dir = inputs.experiment, inputs.run_dir
+    for arm in experiment.arms:
+        for seed in arm_seeds(experiment, arm):
+            _evaluate_one(inputs, arm, seed)
+    return run_dir.root / "evaluate"
+
+
+def arm_seeds(experiment: Experiment, arm: str) -> tuple[int, ...]:
+    """The training seeds of an arm; the base model has none, and is measured once, as seed 0."""
+    return (0,) if arm == "base" else experiment.seeds
+
+
+def _evaluate_one(inputs: Inputs, arm: str, seed: int) -> None:
+    experiment, run_dir = inputs.experiment, inputs.run_dir
+    trained = None if arm == "base" else _existing(run_dir.train(arm, seed), "seal train")
+    identity = {
+        "stage": "evaluate",
+        "evaluate": experiment.evaluate.model_dump(mode="json"),
+        "files": inputs.task_files,
+        "model": inputs.model_identity,
+        "template": inputs.encoder.template_hash,
+        "trained": folder_hashes(trained) if trained else None,
+    }
+
+    def build(folder: Path) -> None:
+        evaluate_stage.evaluate(
+            _trained_model(inputs, trained),
+            experiment.evaluate,
+            folder,
+            progress=inputs.telling(f"evaluating {arm}, seed {seed}"),
+        )
+
+    _make(run_dir.evaluate(arm, seed), identity, build, inputs)
+
+
+def _trained_model(inputs: Inputs, trained: Path | None) -> LanguageModel:
+    spec = inputs.experiment.model
+    if trained is None:
+        return load_model(spec)
+    adapter = load_adapter(trained)
+    if adapter.kind == "lora":
+        return load_model(spec, adapter.path)
+    return load_model(spec.model_copy(update={"path": str(adapter.path), "revision": None}))
+
+
+def _report(inputs: Inputs) -> Path:
+    run_dir = inputs.run_dir
+    _existing(run_dir.rank, "seal rank")
+    _existing(run_dir.select, "seal select")
+    for arm in inputs.experiment.arms:
+        for seed in arm_seeds(inputs.experiment, arm):
+            _existing(run_dir.evaluate(arm, seed), "seal evaluate")
+    arms = {arm: arm_seeds(inputs.experiment, arm) for arm in inputs.experiment.arms}
+    sizes = {
+        arm: 0 if arm == "base" else len(arm_selection(inputs, arm, seeds[0]).ids)
+        for arm, seeds in arms.items()
+    }
+    comparison = compare(inputs, arms, sizes)
+    rebuild(run_dir.report, lambda folder: report_stage.report(comparison, folder))
+    return run_dir.report / "index.html"
+
+
+def _make(
+    folder: Path, identity: dict[str, object], build: Callable[[Path], None], inputs: Inputs
+) -> Path:
+    built = build_or_reuse(folder, identity, build)
+    inputs.progress(f"{folder} {'done' if built else 'is up to date'}", 1, 1)
+    write_text(inputs.run_dir.config, dump_experiment(inputs.experiment))
+    return folder
+
+
+def _existing(path: Path, command: str) -> Path:
+    if not path.exists():
+        raise ValueError(f"{path} is missing. Run `{command}` with the same config first.")
+    return path

@@ -1,0 +1,1 @@
+"""Rankers: one method of scoring a pool per file."""

@@ -1,0 +1,254 @@
+"""SEAL: a weight per sample, learned by bilevel optimisation against a safe set (arXiv 2410.07471).
+
+Paper -> here
+    D, N                pool, its number of samples
+    D_safe              safe
+    l(theta; z)         `sample_nll`: mean negative log-likelihood of the response tokens
+    omega, sigma(omega) `Selector.logits`, `Selector.weights` (scaled to mean 1)
+    theta, theta_hat    `Level`: the model that sees the safe set, and the one that does not
+    gamma               `Seal.gamma`
+    alpha, beta         `selector_learning_rate`, `learning_rate`
+    g_i                 gap: l(theta; z_i) - l(theta_hat; z_i) (Algorithm 1), l(theta; z_i) (Algorithm 2)
+
+The penalised problem, eq. (3):
+    min_{omega, theta} (1 - gamma) (1/M) sum_i l(theta; z_safe_i) + gamma p(omega, theta)
+    p(omega, theta) = (1/N) sum_i sigma_i(omega) l(theta; z_i) - min_theta' (the same at theta')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from seal.artifacts.ranking import Ranking, make_ranking
+from seal.data.batches import epoch_order
+from seal.data.tokenize import Encoded
+from seal.models import LoraSpec
+from seal.rankers.levels import Level, Tuning, make_levels
+from seal.rankers.loss import pool_losses
+from seal.rankers.ranker import Ranker, RankingTask
+from seal.rankers.selector import (
+    Activation,
+    AdamSelector,
+    Selector,
+    SgdSelector,
+    effective_sample_share,
+)
+
+
+class Seal(Ranker):
+    """SEAL with the paper's defaults (its Llama-3-8B run), and without the published code's defects.
+
+    The score is -g_i at the final parameters, one pass over the pool: all samples are measured by the
+    same theta (and theta_hat). It is the closed-form solution of the selector's own problem there:
+    min_sigma sum_i sigma_i g_i + tau KL(sigma || uniform) has omega_i = -g_i / tau, for every tau the
+    same order. Unit: nats per token; higher = keep.
+
+    Columns of the ranking: `logit` (omega_i after the last step), `first_loss` and `last_loss`
+    (l(theta; z_i) at the first visit, and at the final parameters), `num_visits`, and `last_visit`
+    (its position among all N * epochs visits).
+
+    Attributes:
+        algorithm: "memory_efficient" (Algorithm 2, the paper's main experiments) or "penalty"
+            (Algorithm 1, with theta_hat).
+        tuning: Train a LoRA adapter per level, or all weights.
+        lora: The adapters.
+        epochs: Passes over the pool; the safe set cycles.
+        batch_size: Pool samples, and as many safe samples, per step.
+        micro_batch_size: Samples per forward pass; memory only, the results stay.
+        learning_rate: beta, of Adam on theta and theta_hat.
+        betas: Of that Adam.
+        max_grad_norm: Gradient clipping of theta and theta_hat.
+        weights: "softmax" (N softmax, mean exactly 1) or "sigmoid" (2 sigmoid).
+        selector_learning_rate: alpha.
+        update: "sgd" moves the visited logits only. "adam" is the published update, which writes the
+            visit order into the logits; with it the score is the logit, as published.
+        gamma_start: Share of the lower level at the start, in [0, 1].
+        gamma_step: What an epoch adds to it.
+        gamma_per: "epoch": raised after each epoch, so that the first has gamma_start (the paper).
+            "step": raised by the same amount per epoch, a little at each step.
+        seed: Of the order of samples and the adapters' initial values.
+    """
+
+    method: Literal["seal"] = "seal"
+    algorithm: Literal["memory_efficient", "penalty"] = "memory_efficient"
+    tuning: Tuning = "lora"
+    lora: LoraSpec = LoraSpec()
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(64, ge=1)
+    micro_batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(1.0, gt=0)
+    weights: Activation = "softmax"
+    selector_learning_rate: float = Field(5e-3, gt=0)
+    update: Literal["sgd", "adam"] = "sgd"
+    gamma_start: float = Field(0.0, ge=0, le=1)
+    gamma_step: float = Field(0.03, ge=0, le=1)
+    gamma_per: Literal["epoch", "step"] = "epoch"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Seal:
+        rises = self.epochs if self.gamma_per == "step" else self.epochs - 1
+        last = self.gamma_start + self.gamma_step * rises
+        if last > 1:
+            raise ValueError(
+                f"gamma must stay in [0, 1]; it would rise from {self.gamma_start} to {last:g} over "
+                f"{self.epochs} epochs. Lower gamma_step or epochs."
+            )
+        if self.lora.dropout > 0:
+            raise ValueError(
+                f"lora.dropout={self.lora.dropout} would make the losses that rank the samples "
+                "random. Set it to 0 here; the train stage has a lora of its own."
+            )
+        return self
+
+    def gamma(self, step: int, steps_per_epoch: int) -> float:
+        """gamma_k: the share of the lower level at a step."""
+        epochs = step / steps_per_epoch if self.gamma_per == "step" else step // steps_per_epoch
+        return self.gamma_start + self.gamma_step * epochs
+
+    def rank(self, task: RankingTask) -> Ranking:
+        """Algorithm 1 or 2 on the pool, then the final scoring pass."""
+        # By id, so that the order of the file has no say in the order of the visits.
+        pool = sorted(task.pool, key=lambda row: row.id)
+        safe = sorted(task.safe, key=lambda row: row.id)
+        theta, *auxiliary = self._levels(task)
+        selector = self._selector(len(pool))
+        visits = Visits(len(pool))
+        steps_per_epoch = -(-len(pool) // self.batch_size)
+        for step, batch in enumerate(self._batches(len(pool), len(safe))):
+            gamma = self.gamma(step, steps_per_epoch)
+            pool_rows = [pool[i] for i in batch.pool]
+            safe_rows = [safe[i] for i in batch.safe]
+            places = torch.from_numpy(batch.pool)
+            weights = selector.weights()[places]
+
+            # theta: the gradient of (1 - gamma) mean l_safe + gamma mean sigma_j l_j
+            result = theta.descend(
+                safe_rows + pool_rows,
+                torch.cat(
+                    [
+                        torch.full((len(safe_rows),), (1 - gamma) / len(safe_rows)),
+                        gamma * weights / len(pool_rows),
+                    ]
+                ),
+            )
+            safe_losses, losses = result.losses.split([len(safe_rows), len(pool_rows)])
+            gap = losses
+            for theta_hat in auxiliary:  # Algorithm 1: the lower level's own minimiser
+                gap = losses - theta_hat.descend(pool_rows, weights / len(pool_rows)).losses
+            selector.update(places, gap)  # omega: sigma_i (g_i - sum_k sigma_k g_k)
+
+            visits.record(batch.pool, losses.numpy())
+            task.progress("ranking with SEAL", visits.total, len(pool) * self.epochs)
+            task.log(
+                {
+                    "step": step,
+                    "gamma": gamma,
+                    "safe_loss": float(safe_losses.mean()),
+                    "pool_loss": float(losses.mean()),
+                    "gap": float(gap.mean()),
+                    "grad_norm": result.grad_norm,
+                    "effective_sample_share": effective_sample_share(selector.weights()),
+                }
+            )
+        return self._ranking(task, pool, [theta, *auxiliary], selector, visits)
+
+    def _levels(self, task: RankingTask) -> list[Level]:
+        return make_levels(
+            task.lm,
+            num_levels=2 if self.algorithm == "penalty" else 1,
+            tuning=self.tuning,
+            lora=self.lora,
+            learning_rate=self.learning_rate,
+            betas=self.betas,
+            max_grad_norm=self.max_grad_norm,
+            micro_batch_size=self.micro_batch_size,
+            seed=self.seed,
+        )
+
+    def _selector(self, num_samples: int) -> Selector:
+        kind = {"sgd": SgdSelector, "adam": AdamSelector}[self.update]
+        return kind(num_samples, self.weights, self.selector_learning_rate)
+
+    def _batches(self, num_pool: int, num_safe: int) -> Iterator[Batch]:
+        """Every pool sample once per epoch, with as many safe samples; the safe set cycles."""
+        safe_stream = _cycle(num_safe, self.seed)
+        for epoch in range(self.epochs):
+            order = epoch_order(num_pool, seed=self.seed, stream="pool", epoch=epoch)
+            for start in range(0, num_pool, self.batch_size):
+                batch = order[start : start + self.batch_size]
+                yield Batch(batch, np.array([next(safe_stream) for _ in batch]))
+
+    def _ranking(
+        self,
+        task: RankingTask,
+        pool: Sequence[Encoded],
+        levels: Sequence[Level],
+        selector: Selector,
+        visits: Visits,
+    ) -> Ranking:
+        theta, *auxiliary = levels
+        last = self._final_losses(task, theta, pool)
+        gap = last
+        for theta_hat in auxiliary:
+            gap = last - self._final_losses(task, theta_hat, pool)
+        logits = selector.logits.detach().numpy()
+        return make_ranking(
+            tuple(row.id for row in pool),
+            logits if self.update == "adam" else -gap,
+            {
+                "logit": logits,
+                "first_loss": visits.first_loss,
+                "last_loss": last,
+                "num_visits": visits.num_visits,
+                "last_visit": visits.last_visit,
+            },
+        )
+
+    def _final_losses(
+        self, task: RankingTask, level: Level, pool: Sequence[Encoded]
+    ) -> np.ndarray:
+        level.activate()
+        return pool_losses(
+            level.lm, pool, 2 * self.micro_batch_size, task.progress, "scoring the pool"
+        )
+
+
+class Batch(NamedTuple):
+    """Places of the samples of one step, in the sorted pool and in the sorted safe set."""
+
+    pool: np.ndarray
+    safe: np.ndarray
+
+
+class Visits:
+    """What was seen of each pool sample, and when."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.total = 0
+        self.num_visits = np.zeros(num_samples, dtype=np.int64)
+        self.last_visit = np.full(num_samples, -1, dtype=np.int64)
+        self.first_loss = np.full(num_samples, np.nan)
+
+    def record(self, places: np.ndarray, losses: np.ndarray) -> None:
+        """Note a batch of visits in their order."""
+        new = self.num_visits[places] == 0
+        self.first_loss[places[new]] = losses[new]
+        self.num_visits[places] += 1
+        self.last_visit[places] = self.total + np.arange(len(places))
+        self.total += len(places)
+
+
+def _cycle(num_samples: int, seed: int) -> Iterator[int]:
+    """Places in the safe set without end, each once per round, every round in a new order."""
+    epoch = 0
+    while True:
+        yield from epoch_order(num_samples, seed=seed, stream="safe", epoch=epoch)
+        epoch += 1

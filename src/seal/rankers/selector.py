@@ -1,0 +1,106 @@
+"""The selector: one logit per pool sample, its weights, and the two ways to update it.
+
+Paper -> here: omega = `logits`, sigma(omega) = `weights()` (scaled to mean 1), alpha =
+`learning_rate`, N = the number of samples, B = the samples of a batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Activation = Literal["softmax", "sigmoid"]
+
+_INITIAL_LOGIT = {"softmax": 0.1, "sigmoid": -1e-4}  # of the published code
+_ADAM_BETAS = (0.9, 0.95)  # of the published code
+_ADAM_MAX_GRAD_NORM = 10.0  # of the published code
+
+
+def sample_weights(logits: Float[Tensor, " N"], activation: Activation) -> Float[Tensor, " N"]:
+    """sigma(omega), scaled as the published code does it: N softmax, or 2 sigmoid.
+
+    The mean weight is 1 (softmax: exactly; sigmoid: at the start), so that gamma is the share of the
+    lower level. The paper's literal (1/N) sum_i softmax_i l_i would make it vanish as 1/N.
+    """
+    if activation == "softmax":
+        return len(logits) * torch.softmax(logits, dim=0)
+    return 2 * torch.sigmoid(logits)
+
+
+def effective_sample_share(weights: Float[Tensor, " N"]) -> float:
+    """Effective sample size over N, in (0, 1]: 1 when all weights are equal."""
+    return float(weights.sum() ** 2 / (weights.square().sum() * len(weights)))
+
+
+class Selector(ABC):
+    """The logits omega and a rule to move them; abstract."""
+
+    logits: Float[Tensor, " N"]
+    activation: Activation
+
+    def weights(self) -> Float[Tensor, " N"]:
+        """The weight of every sample, mean 1."""
+        return sample_weights(self.logits, self.activation)
+
+    @abstractmethod
+    def update(self, batch: Int[Tensor, " B"], gap: Float[Tensor, " B"]) -> None:
+        """One descent step on the batch mean of sigma_i g_i.
+
+        Args:
+            batch: Positions of the batch's samples in `logits`.
+            gap: g_i = l(theta; z_i) - l(theta_hat; z_i) (Algorithm 1) or l(theta; z_i) (Algorithm 2).
+        """
+
+
+class SgdSelector(Selector):
+    """Gradient steps on the visited samples only.
+
+    d/d omega_i sum_j sigma_j g_j = sigma_i (g_i - sum_k sigma_k g_k), with the sum over k estimated on
+    the batch. An unvisited logit does not move and no step size depends on the history of a logit, so
+    the visit order leaves no mark: what the published optimiser adds to a logit between its visits
+    (see `AdamSelector`) is nothing here.
+    """
+
+    def __init__(self, num_samples: int, activation: Activation, learning_rate: float) -> None:
+        self.logits = torch.full((num_samples,), _INITIAL_LOGIT[activation])
+        self.activation = activation
+        self.learning_rate = learning_rate
+
+    def update(self, batch: Int[Tensor, " B"], gap: Float[Tensor, " B"]) -> None:
+        """One step on the batch's own logits."""
+        weights = self.weights()[batch]
+        if self.activation == "softmax":
+            baseline = (weights * gap).sum() / weights.sum()
+            gradient = weights * (gap - baseline)
+        else:
+            gradient = weights * (1 - weights / 2) * gap
+        self.logits[batch] -= self.learning_rate * gradient
+
+
+class AdamSelector(Selector):
+    """The published update: one dense Adam over all logits, kept to reproduce it.
+
+    Under softmax every logit outside the batch gets a tiny common gradient, which Adam normalises to a
+    full step, so the logits climb with the step count and a sample visited late has not climbed yet:
+    the ranking carries the visit order. Not for use.
+    """
+
+    def __init__(self, num_samples: int, activation: Activation, learning_rate: float) -> None:
+        self.logits = torch.full((num_samples,), _INITIAL_LOGIT[activation], requires_grad=True)
+        self.activation = activation
+        self.optimizer = torch.optim.Adam([self.logits], lr=learning_rate, betas=_ADAM_BETAS)
+
+    def update(self, batch: Int[Tensor, " B"], gap: Float[Tensor, " B"]) -> None:
+        """One Adam step on every logit."""
+        self.optimizer.zero_grad()
+        (sample_weights(self.logits, self.activation)[batch] * gap).mean().backward()
+        torch.nn.utils.clip_grad_norm_([self.logits], _ADAM_MAX_GRAD_NORM)
+        self.optimizer.step()
+
+    def weights(self) -> Float[Tensor, " N"]:
+        """The weight of every sample, without a graph."""
+        return sample_weights(self.logits.detach(), self.activation)

@@ -1,0 +1,1 @@
+"""The verbs: rank, select, train, evaluate, report; none imports another."""

@@ -1,0 +1,122 @@
+"""The evaluate stage: run every task on one model and write down what was found."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import model_validator
+
+from seal.artifacts.evaluation import Measurement, TaskResult, load_measurements, save_task_result
+from seal.artifacts.settings import Settings
+from seal.generation import Decoding
+from seal.metrics import estimate
+from seal.models import LanguageModel
+from seal.tasks.union import AnyTask
+
+
+class EvaluateSettings(Settings):
+    """What to measure on a model.
+
+    Attributes:
+        decoding: How responses are generated, the same for every task.
+        tasks: What to run, in this order.
+    """
+
+    decoding: Decoding = Decoding()
+    tasks: tuple[AnyTask, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> EvaluateSettings:
+        # Some file systems do not tell upper from lower case, and names are folders.
+        count = Counter(task.name.casefold() for task in self.tasks)
+        twice = next((task.name for task in self.tasks if count[task.name.casefold()] > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f'{count[twice.casefold()]} tasks have the name "{twice}", but each needs a folder '
+                "of "
+                "its own: give one of them another `name`; its metrics are then reported as "
+                "<name>/<metric>."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_are_unique(self) -> EvaluateSettings:
+        owner: dict[str, str] = {}
+        for task in self.tasks:
+            for key in metric_keys(task):
+                if key in owner:
+                    raise ValueError(
+                        f'the tasks "{owner[key]}" and "{task.name}" both measure {key}: give one '
+                        "of "
+                        "them a `name` of its own; its metrics are then reported as "
+                        "<name>/<metric>."
+                    )
+                owner[key] = task.name
+        return self
+
+
+def metric_keys(task: AnyTask) -> tuple[str, ...]:
+    """What a report calls the metrics of a task: as they are, or under the task's own name."""
+    prefix = "" if task.name == task.task else f"{task.name}/"
+    return tuple(prefix + metric for metric in task.METRICS)
+
+
+def evaluate(
+    lm: LanguageModel,
+    settings: EvaluateSettings,
+    folder: Path,
+    *,
+    on_progress: Callable[[str], None] | None = None,
+) -> tuple[Measurement, ...]:
+    """Run every task and write `<task>/responses.jsonl`, `<task>/scores.jsonl` and `metrics.json`.
+
+    Args:
+        lm: The model to measure.
+        settings: The tasks.
+        folder: Exists and is empty; the caller renames it once this returns.
+        on_progress: Told the name of each task before it runs.
+
+    Returns:
+        Every metric of every task, as `load_evaluation` reads them back.
+
+    Raises:
+        ValueError: If a task's file has a bad row, or an item does not fit into the model.
+    """
+    found: list[Measurement] = []
+    for task in settings.tasks:
+        if on_progress is not None:
+            on_progress(task.name)
+        result = task.run(lm, settings.decoding)
+        assert tuple(part.metric for part in result.measurements) == task.METRICS
+        named = tuple(
+            replace(part, metric=key)
+            for part, key in zip(result.measurements, metric_keys(task), strict=True)
+        )
+        (folder / task.name).mkdir()
+        save_task_result(TaskResult(named, result.responses), folder / task.name)
+        found.extend(named)
+    metrics = {part.metric: estimate(part).model_dump() for part in found}
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+    return tuple(found)
+
+
+def load_evaluation(folder: Path) -> tuple[Measurement, ...]:
+    """The measurements in a folder that `evaluate` wrote, in the order of its tasks.
+
+    Raises:
+        ValueError: If the folder holds no complete evaluation.
+    """
+    try:
+        order = list(json.loads((folder / "metrics.json").read_text("utf-8")))
+        scores = sorted(folder.glob("*/scores.jsonl"))
+        found = {part.metric: part for path in scores for part in load_measurements(path.parent)}
+        if found.keys() == set(order):
+            return tuple(found[metric] for metric in order)
+        reason = f"metrics.json and the scores differ in {', '.join(found.keys() ^ set(order))}"
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise ValueError(f"{folder}: not a complete evaluation ({reason}). Evaluate the model again.")

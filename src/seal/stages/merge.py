@@ -1,0 +1,132 @@
+"""Merging: a LoRA adapter worked into its base, giving a model that needs no PEFT."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from seal.artifacts.adapter import Adapter
+from seal.models import ModelSpec, load_model, load_tokenizer
+from seal.sft import quiet_peft
+
+logger = logging.getLogger(__name__)
+
+# Largest relative difference of logits that rounding the merged weights once may cause. An 8-bit
+# mantissa rounds each weight by up to 2^-9 = 0.2 %; the layers of a deep model add that up.
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_NUM_CHECKED, _CHECKED_LENGTH = 4, 16
+
+
+def merge(spec: ModelSpec, adapter: Adapter, folder: Path) -> Path:
+    """Work a LoRA adapter into its base model and save the result with tokenizer and template.
+
+    Each weight is W + s * B @ A in float32, cast once to the type that W has in the base as `spec`
+    loads it. What was saved is then loaded again, and its logits on a few token sequences are
+    compared with those of base and adapter, both in float32. While it runs, the model takes up four
+    bytes per parameter on `spec.device`.
+
+    Args:
+        spec: The base, the same that the adapter was trained on.
+        adapter: A LoRA adapter.
+        folder: Where the model goes; made here, so it must not exist or be empty.
+
+    Returns:
+        The folder, which `ModelSpec(path=...)` takes.
+
+    Raises:
+        ValueError: If the adapter holds a whole model, was trained on another base, or `folder` is
+            taken.
+        RuntimeError: If the saved model does not answer as base and adapter do; nothing is kept.
+    """
+    _check_mergeable(spec, adapter, folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        expected, dtype = _save_merged(spec, adapter, partial)
+        _check_agreement(spec, partial, expected, dtype)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _check_mergeable(spec: ModelSpec, adapter: Adapter, folder: Path) -> None:
+    if adapter.kind == "full":
+        raise ValueError(
+            f"{adapter.path} is a whole model (train.tuning: full), so there is nothing to merge. "
+            "Use it as it is: model.path takes this folder."
+        )
+    if adapter.base != spec.path and Path(adapter.base).resolve() != Path(spec.path).resolve():
+        raise ValueError(
+            f"{adapter.path} was trained on {adapter.base}, but model.path is {spec.path}. Set "
+            f"model.path={adapter.base}; if it is the same model in another place, correct `base` "
+            "in the adapter.json beside the adapter."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"{folder} exists already and is not an empty folder. Delete it to merge again, or "
+            "give another folder."
+        )
+
+
+def _save_merged(
+    spec: ModelSpec, adapter: Adapter, folder: Path
+) -> tuple[Float[Tensor, "B T V"], torch.dtype]:
+    """Save the merged model; returns the logits of base and adapter, and the type of the base."""
+    with quiet_peft():
+        model = load_model(spec, adapter=adapter.path).model
+    base_dtype = model.get_base_model().dtype
+    dtypes = {_name_in_base(name): value.dtype for name, value in model.state_dict().items()}
+    model.float()
+    expected = _logits(model)
+    merged = model.merge_and_unload(safe_merge=True)
+    for name, value in [*merged.named_parameters(), *merged.named_buffers()]:
+        # Buffers that no checkpoint holds are not in the state dict, and stay as they are.
+        value.data = value.data.to(dtypes.get(name, value.dtype))
+    merged.save_pretrained(folder)
+    tokenizer = load_tokenizer(spec)
+    if spec.chat_template is not None:
+        tokenizer.chat_template = spec.chat_template.read_text("utf-8")
+    tokenizer.save_pretrained(folder)
+    return expected, base_dtype
+
+
+def _name_in_base(name: str) -> str:
+    """The name that a tensor of a PEFT model has once the adapter is merged."""
+    inner = name.removeprefix("base_model.model.")
+    return inner.replace(".base_layer.", ".").replace(".original_module.", ".")
+
+
+def _check_agreement(
+    spec: ModelSpec, folder: Path, expected: Float[Tensor, "B T V"], dtype: torch.dtype
+) -> None:
+    saved = spec.model_copy(
+        update={"path": str(folder), "revision": None, "dtype": "float32", "chat_template": None}
+    )
+    found = _logits(load_model(saved).model)
+    difference = ((found - expected).norm() / expected.norm()).item()
+    if not difference <= _TOLERANCE[dtype]:
+        raise RuntimeError(
+            f"the merged model's logits differ from those of base and adapter by {difference:.1e} "
+            f"of their norm; {_TOLERANCE[dtype]:.0e} is allowed for {dtype}. Nothing was kept. Use "
+            "the adapter without merging, or merge with model.dtype=float32."
+        )
+    logger.info("merged and base + adapter agree: relative difference %.1e", difference)
+
+
+@torch.no_grad()
+def _logits(model: nn.Module) -> Float[Tensor, "B T V"]:
+    """Logits of a few random token sequences, always the same, on the CPU."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    random = torch.Generator().manual_seed(0)
+    tokens: Int[Tensor, "B T"] = torch.randint(
+        vocabulary, (_NUM_CHECKED, _CHECKED_LENGTH), generator=random
+    )
+    device = next(model.parameters()).device
+    return model(input_ids=tokens.to(device), use_cache=False).logits.float().cpu()

@@ -1,0 +1,62 @@
+"""Rank: score every sample of a pool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seal.artifacts.ranking import Ranking, save_ranking
+from seal.data.tokenize import Encoded
+from seal.models import LanguageModel
+from seal.progress import Progress, silent
+from seal.rankers.ranker import Ranker, RankingTask
+
+
+def rank(
+    ranker: Ranker,
+    lm: LanguageModel,
+    pool: Sequence[Encoded],
+    safe: Sequence[Encoded],
+    folder: Path,
+    *,
+    progress: Progress = silent,
+) -> Ranking:
+    """Score the samples of a pool with a ranker.
+
+    Writes `ranking.parquet` and, step by step, `metrics.jsonl` into an existing folder.
+
+    Args:
+        ranker: The method with its hyperparameters.
+        lm: The aligned model; the ranker may change it, so use it for nothing else.
+        pool: The samples to score.
+        safe: The trusted samples.
+        folder: Where to write.
+        progress: Told how far the work is.
+
+    Returns:
+        A score for every sample of the pool; higher = keep.
+
+    Raises:
+        ValueError: If pool and safe set are the same samples, which leaves nothing to tell apart, or
+            the method meets a loss that is not finite.
+    """
+    _check_distinct(pool, safe)
+    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
+
+        def log(record: dict[str, Any]) -> None:
+            file.write(json.dumps(record) + "\n")
+
+        ranking = ranker.rank(RankingTask(lm, pool, safe, progress, log))
+    assert set(ranking.ids) == {row.id for row in pool}
+    save_ranking(ranking, folder / "ranking.parquet")
+    return ranking
+
+
+def _check_distinct(pool: Sequence[Encoded], safe: Sequence[Encoded]) -> None:
+    if {row.id for row in pool} == {row.id for row in safe}:
+        raise ValueError(
+            f"pool and safe set hold the same {len(pool)} samples, so there is nothing to tell apart. "
+            "Give a safe set of trusted samples as safe.path, and the set to choose from as pool.path."
+        )

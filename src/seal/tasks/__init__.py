@@ -1,0 +1,1 @@
+"""Tasks: one evaluation set and what is measured on it per file."""

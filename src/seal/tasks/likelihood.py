@@ -1,0 +1,81 @@
+"""How likely a model finds given responses, for the tasks that generate nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+from seal.data.batches import collate, length_batches
+from seal.data.sample import Sample
+from seal.data.tokenize import Encoded, Tokenization
+from seal.generation import context_length
+from seal.losses import mean_nll
+from seal.models import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+
+def response_nll(
+    lm: LanguageModel,
+    samples: Sequence[Sample],
+    places: Mapping[str, str],
+    *,
+    max_length: int,
+    batch_size: int,
+) -> dict[str, float]:
+    """Mean negative log-likelihood of each sample's response tokens, by id.
+
+    In nats per token; lower = likelier. A sample longer than `max_length` tokens loses the end of
+    its response.
+
+    Args:
+        lm: The model.
+        samples: What to measure, each id once.
+        places: Id -> what error messages call the sample, e.g. "file:line".
+        max_length: Longest sample, prompt and response together, in tokens.
+        batch_size: Samples at a time; changes speed and memory only.
+
+    Raises:
+        ValueError: If the model's context is shorter than `max_length`, a sample has no response
+            token within it, or a loss is not finite.
+    """
+    context = context_length(lm)
+    if context is not None and max_length > context:
+        raise ValueError(
+            f"max_length={max_length} is more than the model's context of {context} tokens. Set "
+            f"max_length={context} or less in this task, the same for every model that is compared."
+        )
+    encoded = _encode(lm, samples, places, max_length)
+    losses: dict[str, float] = {}
+    for rows in length_batches(encoded, batch_size):
+        batch = collate([encoded[row] for row in rows], lm.pad_id).to(lm.device)
+        losses.update(zip(batch.ids, mean_nll(lm.model, batch).tolist(), strict=True))
+    for key, loss in losses.items():
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"{places[key]}: the model's loss is {loss}. Its weights are broken, or overflow "
+                "in this dtype: load it in float32, or train it again with a lower learning rate."
+            )
+    return {sample.id: losses[sample.id] for sample in samples}
+
+
+def _encode(
+    lm: LanguageModel, samples: Sequence[Sample], places: Mapping[str, str], max_length: int
+) -> list[Encoded]:
+    tokenization = Tokenization(max_length=max_length, truncate="response")
+    encoded = []
+    for sample, row in zip(samples, lm.encoder.encode(samples, tokenization), strict=True):
+        if isinstance(row, str):
+            raise ValueError(
+                f"{places[sample.id]}: {row}. Every model must be measured on the same items: "
+                f"raise max_length={max_length}, or take this one out of the file."
+            )
+        encoded.append(row)
+    num_truncated = sum(row.is_truncated for row in encoded)
+    if num_truncated:
+        logger.info(
+            "%d of %d responses are measured up to max_length=%d tokens only",
+            num_truncated, len(encoded), max_length,
+        )  # fmt: skip
+    return encoded

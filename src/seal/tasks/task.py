@@ -1,0 +1,40 @@
+"""The abstract class of all tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from seal.artifacts.evaluation import TaskResult
+from seal.artifacts.settings import Settings
+from seal.generation import Decoding
+from seal.models import LanguageModel
+
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class Task(Settings, ABC):
+    """An evaluation set and how a model is measured on it; abstract.
+
+    A member also has the field `task`, a literal that says in a config which task is meant.
+
+    Attributes:
+        name: Of its folder, unique among the tasks of an evaluation; letters, digits, `_` and `-`.
+            Give one to run the same task on a second file: its metrics are then reported as
+            `<name>/<metric>`.
+        METRICS: The metrics that `run` returns, in this order.
+    """
+
+    METRICS: ClassVar[tuple[str, ...]]
+
+    name: TaskName
+
+    @abstractmethod
+    def run(self, lm: LanguageModel, decoding: Decoding) -> TaskResult:
+        """Measure a model; the ids of the items are made from their content alone.
+
+        Raises:
+            ValueError: If the task's file has a bad row, or an item does not fit into the model.
+        """

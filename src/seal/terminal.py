@@ -1,0 +1,222 @@
+"""Words, progress and tables on a terminal; other people's text can neither style nor steer it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_HARMLESS = frozenset("\n\t\u200c\u200d")  # the joiners are part of many scripts and of emoji
+
+
+def printable(text: str) -> str:
+    """The text with control, direction and other invisible characters spelt out as escapes.
+
+    Line breaks and tabs stay. What is left cannot move the cursor, colour, clear or reorder.
+    """
+    return "".join(_spelt(char) for char in text)
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print text as it is: no markup, no wrapping, nothing invisible."""
+    console.print(Text(printable(text), style=style), soft_wrap=True, highlight=False)
+
+
+def output() -> Console:
+    """Standard output: results. Silent in all processes but the main one."""
+    return Console(quiet=not _is_main_process())
+
+
+def messages() -> Console:
+    """Standard error: errors, log lines and progress."""
+    return Console(stderr=True)
+
+
+class Bars:
+    """Progress and the log of `seal` on standard error, for as long as the block lasts.
+
+    Calling it is a `seal.progress.Progress`. On a terminal there are bars; in a file or a pipe a
+    line when a piece of work begins and every `LINE_SECONDS`. With `quiet`, only warnings.
+    """
+
+    LINE_SECONDS = 30.0
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._console = console
+        self._quiet = quiet or not _is_main_process()
+        self._running: dict[str, _Work] = {}
+        self._log = logging.getLogger("seal")
+        self._log_level = self._log.level
+        self._handler = _LineHandler(console)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Speed(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=self._quiet or not console.is_terminal,
+        )
+
+    def __enter__(self) -> Bars:
+        """Start to show."""
+        self._log.setLevel(logging.WARNING if self._quiet else logging.INFO)
+        self._log.addHandler(self._handler)
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the bars as they are."""
+        self._progress.stop()
+        self._log.removeHandler(self._handler)
+        self._log.setLevel(self._log_level)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show how far some work is; what is done at once gets a line."""
+        if self._quiet:
+            return
+        if what not in self._running and done >= total:
+            say(self._console, what)
+            return
+        work = self._running.get(what) or self._begin(what, total)
+        if self._console.is_terminal:
+            self._progress.update(work.task, completed=done, total=total)
+        elif time.monotonic() - work.told > self.LINE_SECONDS:
+            work.told = time.monotonic()
+            speed = done / (work.told - work.start)
+            left = f", {(total - done) / speed:.0f} s left" if speed else ""
+            say(self._console, f"{what}: {done}/{total}, {speed:,.1f}/s{left}")
+        if done >= total:  # the same words may name another piece of work later on
+            del self._running[what]
+
+    def _begin(self, what: str, total: int) -> _Work:
+        now = time.monotonic()
+        self._running[what] = _Work(self._progress.add_task(printable(what), total=total), now, now)
+        if not self._console.is_terminal:
+            say(self._console, f"{what}: {total}")
+        return self._running[what]
+
+
+@dataclass(slots=True)
+class _Work:
+    """A piece of work under way, when it began, and when a line was last written about it."""
+
+    task: TaskID
+    start: float
+    told: float
+
+
+def show_report(console: Console, report: Mapping[str, Any]) -> None:
+    """Print what a report comes to: headline, metric x arm, and how good the ranking is.
+
+    Args:
+        console: Where to.
+        report: The content of report.json: `arms` (arm -> metric -> estimate), `ranking` (metric ->
+            estimate), where an estimate has value, low, high and n; and, where they are there,
+            `headline`, `metrics` (metric -> label) and `num_samples` (arm -> number).
+
+    Raises:
+        ValueError: If it is no such content.
+    """
+    try:
+        sentences = [str(sentence) for sentence in report.get("headline", ())]
+        tables = [_arms_table(report), _ranking_table(report)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"report.json is not of the form that this version of seal writes ({error!r}). Make it "
+            "again with `seal report`."
+        ) from error
+    for sentence in sentences:
+        say(console, sentence)
+    for table in tables:
+        if table.row_count:
+            console.print(table)
+
+
+class _Speed(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
+
+
+class _LineHandler(logging.Handler):
+    """Log records as lines."""
+
+    def __init__(self, console: Console) -> None:
+        logging.Handler.__init__(self)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        say(self._console, record.getMessage(), style)
+
+
+def _spelt(char: str) -> str:
+    if char in _HARMLESS or unicodedata.category(char) not in _INVISIBLE:
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # set by accelerate launch and torchrun
+
+
+def _arms_table(report: Mapping[str, Any]) -> Table:
+    arms = report["arms"]
+    table = Table("metric")
+    for name in arms:
+        table.add_column(Text(printable(name)))
+    for metric in dict.fromkeys(metric for measured in arms.values() for metric in measured):
+        cells = [_cell(measured.get(metric)) for measured in arms.values()]
+        table.add_row(_label(report, metric), *cells)
+    sizes = report.get("num_samples", {})
+    if sizes and arms:
+        table.add_section()
+        table.add_row("training samples", *(Text(f"{int(sizes.get(name, 0)):,}") for name in arms))
+    return table
+
+
+def _ranking_table(report: Mapping[str, Any]) -> Table:
+    table = Table("ranking", "value")
+    for metric, estimate in report["ranking"].items():
+        table.add_row(_label(report, metric), _cell(estimate))
+    return table
+
+
+def _label(report: Mapping[str, Any], metric: str) -> Text:
+    return Text(printable(str(report.get("metrics", {}).get(metric, {}).get("label", metric))))
+
+
+def _cell(estimate: Mapping[str, Any] | None) -> Text:
+    """An estimate with its 95 % interval."""
+    if estimate is None:
+        return Text("-")
+    value, low, high = (float(estimate[name]) for name in ("value", "low", "high"))
+    return Text(f"{value:.3f} [{low:.3f}, {high:.3f}]")

@@ -1,0 +1,232 @@
+import numpy as np
+import pytest
+import torch
+
+from rankers.conftest import make_pool, make_safe
+from reference.published_seal import published_logits, row_loss
+from seal.data.batches import epoch_order
+from seal.models import LoraSpec, ModelSpec, load_model
+from seal.rankers.levels import make_levels
+from seal.rankers.ranker import RankingTask
+from seal.rankers.seal import Seal
+
+LEARN = {"batch_size": 4, "micro_batch_size": 4, "learning_rate": 2e-2}
+
+
+def fresh(folder):
+    return load_model(ModelSpec(path=str(folder)))
+
+
+def raw(rows):
+    ordered = sorted(rows, key=lambda row: row.id)
+    return [(row.input_ids.tolist(), row.response_mask.tolist()) for row in ordered]
+
+
+@pytest.mark.parametrize("algorithm", ["memory_efficient", "penalty"])
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_planted_samples_sink(tiny_model_dir, algorithm, tuning):
+    ranker = Seal(
+        algorithm=algorithm, tuning=tuning, epochs=15, lora=LoraSpec(target_modules="all-linear"),
+        gamma_start=0.1, gamma_step=0.0, **LEARN,
+    )  # fmt: skip
+    ranking = ranker.rank(RankingTask(fresh(tiny_model_dir), make_pool(), make_safe()))
+    best = ranking.best_first()
+    assert all(key.startswith("good") for key in best[:8]), best
+
+
+def test_published_update_gives_the_published_logits(tiny_model_dir):
+    pool, safe = make_pool(), make_safe(5)
+    ranker = Seal(
+        algorithm="memory_efficient", tuning="full", update="adam", epochs=3, batch_size=4,
+        micro_batch_size=3, learning_rate=1e-3, gamma_step=0.03, seed=7,
+    )  # fmt: skip
+    ranking = ranker.rank(RankingTask(fresh(tiny_model_dir), pool, safe))
+    rounds = [epoch_order(5, seed=7, stream="safe", epoch=i).tolist() for i in range(10)]
+    expected = published_logits(
+        fresh(tiny_model_dir).model, raw(pool), raw(safe),
+        [epoch_order(16, seed=7, stream="pool", epoch=i).tolist() for i in range(3)],
+        [place for one in rounds for place in one],
+        batch_size=4, lr=1e-3, selector_lr=5e-3, decay=0.03,
+    )  # fmt: skip
+    np.testing.assert_allclose(ranking.columns["logit"], expected.numpy(), atol=1e-5)
+    np.testing.assert_array_equal(ranking.scores, ranking.columns["logit"].astype(np.float64))
+
+
+def straight_line_penalty(folder, pool, safe, pool_orders, safe_order, *, beta, alpha, gamma):
+    """Algorithm 1 with batch size 1 x 4 rows, sgd selector, written out; returns the final gaps."""
+    theta, hat = fresh(folder).model, fresh(folder).model
+    adams = [torch.optim.Adam(m.requires_grad_(True).parameters(), lr=beta, betas=(0.9, 0.95))
+             for m in (theta, hat)]  # fmt: skip
+    num = len(pool)
+    omega = torch.full((num,), 0.1)
+    used = 0
+    for order in pool_orders:
+        for start in range(0, num, 4):
+            b = order[start : start + 4]
+            s = safe_order[used : used + 4]
+            used += 4
+            w = (num * torch.softmax(omega, 0))[b]
+            gaps = []
+            for model, adam, upper in ((theta, adams[0], True), (hat, adams[1], False)):
+                l_pool = row_loss(model, [pool[i] for i in b])
+                total = (w * l_pool).mean()
+                if upper:
+                    total = (1 - gamma) * row_loss(model, [safe[i] for i in s]).mean() + gamma * total
+                adam.zero_grad()
+                total.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                adam.step()
+                gaps.append(l_pool.detach())
+            g = gaps[0] - gaps[1]
+            omega[b] -= alpha * w * (g - (w * g).sum() / w.sum())
+    with torch.no_grad():
+        return (row_loss(theta, pool) - row_loss(hat, pool)).numpy(), omega.numpy()
+
+
+def test_algorithm_1_equals_its_straight_line_version(tiny_model_dir):
+    pool, safe = make_pool(), make_safe(4)
+    ranker = Seal(
+        algorithm="penalty", tuning="full", epochs=2, batch_size=4, micro_batch_size=4,
+        learning_rate=1e-3, selector_learning_rate=0.5, gamma_start=0.3, gamma_step=0.0, seed=1,
+    )  # fmt: skip
+    ranking = ranker.rank(RankingTask(fresh(tiny_model_dir), pool, safe))
+    gaps, omega = straight_line_penalty(
+        tiny_model_dir, raw(pool), raw(safe),
+        [epoch_order(16, seed=1, stream="pool", epoch=i).tolist() for i in range(2)],
+        [p for i in range(8) for p in epoch_order(4, seed=1, stream="safe", epoch=i).tolist()],
+        beta=1e-3, alpha=0.5, gamma=0.3,
+    )  # fmt: skip
+    np.testing.assert_allclose(ranking.scores, -gaps, atol=2e-5)
+    np.testing.assert_allclose(ranking.columns["logit"], omega, atol=2e-5)
+
+
+def test_micro_batches_change_memory_only(tiny_model_dir):
+    rankings = [
+        Seal(epochs=2, batch_size=8, micro_batch_size=size, learning_rate=1e-2, gamma_start=0.2)
+        .rank(RankingTask(fresh(tiny_model_dir), make_pool(), make_safe()))
+        for size in (1, 3, 16)
+    ]  # fmt: skip
+    for other in rankings[1:]:
+        np.testing.assert_allclose(other.scores, rankings[0].scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["memory_efficient", "penalty"])
+def test_columns(tiny_model_dir, algorithm):
+    pool = make_pool(10)
+    ranking = Seal(algorithm=algorithm, epochs=3, **LEARN).rank(
+        RankingTask(fresh(tiny_model_dir), pool, make_safe())
+    )
+    columns = ranking.columns
+    assert list(columns) == ["logit", "first_loss", "last_loss", "num_visits", "last_visit"]
+    assert columns["num_visits"].tolist() == [3] * 10  # 10 is no multiple of the batch size
+    assert sorted(columns["last_visit"]) == list(range(20, 30))
+    by_place = epoch_order(10, seed=0, stream="pool", epoch=2)
+    assert columns["last_visit"][by_place].tolist() == list(range(20, 30))
+    with torch.no_grad():
+        first = row_loss(fresh(tiny_model_dir).model, raw(pool)).numpy()
+    at_start = epoch_order(10, seed=0, stream="pool", epoch=0)[:4]
+    np.testing.assert_allclose(columns["first_loss"][at_start], first[at_start], atol=1e-5)
+    if algorithm == "memory_efficient":
+        np.testing.assert_array_equal(ranking.scores, -columns["last_loss"])
+
+
+def test_a_short_safe_set_cycles_and_every_pool_sample_is_visited(tiny_model_dir):
+    ranking = Seal(epochs=1, **LEARN).rank(
+        RankingTask(fresh(tiny_model_dir), make_pool(), make_safe(1))
+    )
+    assert ranking.columns["num_visits"].tolist() == [1] * 16
+
+
+def test_with_gamma_0_the_model_does_not_depend_on_the_pool(tiny_model_dir):
+    probe = make_pool(2)
+    kwargs = {"epochs": 1, "gamma_start": 0.0, **LEARN}
+    one = Seal(**kwargs).rank(RankingTask(fresh(tiny_model_dir), make_pool(8), make_safe()))
+    # the same number of other samples besides the two that are compared
+    others = [row for row in make_pool(16) if row.id not in {r.id for r in make_pool(8)}][:6]
+    two = Seal(**kwargs).rank(RankingTask(fresh(tiny_model_dir), probe + others, make_safe()))
+    for row in probe:
+        assert one.by_id()[row.id] == pytest.approx(two.by_id()[row.id], abs=1e-5)
+
+
+def test_gamma_schedules_by_hand():
+    per_epoch = Seal(gamma_start=0.1, gamma_step=0.2, epochs=3)
+    assert [per_epoch.gamma(step, 4) for step in (0, 3, 4, 11)] == pytest.approx(
+        [0.1, 0.1, 0.3, 0.5]
+    )
+    per_step = Seal(gamma_start=0.1, gamma_step=0.2, epochs=3, gamma_per="step")
+    assert [per_step.gamma(step, 4) for step in (0, 2, 4, 11)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.65]
+    )
+
+
+def test_paper_defaults():
+    ranker = Seal()
+    assert (ranker.learning_rate, ranker.selector_learning_rate) == (1e-5, 5e-3)
+    assert (ranker.epochs, ranker.batch_size) == (3, 64)
+    assert [ranker.gamma(step, 1) for step in range(3)] == [0, 0.03, 0.06]
+    assert (ranker.lora.r, ranker.lora.alpha, ranker.lora.dropout) == (16, 16, 0)
+    assert ranker.algorithm == "memory_efficient"
+
+
+def test_gamma_out_of_range():
+    with pytest.raises(ValueError, match=r"gamma must stay in \[0, 1\]; it would rise from 0.5 to 1.1"):
+        Seal(gamma_start=0.5, gamma_step=0.3, epochs=3)
+    assert Seal(gamma_step=0.5, epochs=3).gamma(2, 1) == 1
+
+
+def test_dropout_is_refused():
+    with pytest.raises(ValueError, match=r"lora.dropout=0.1 would make the losses"):
+        Seal(lora=LoraSpec(dropout=0.1))
+
+
+def test_a_loss_that_is_not_finite_names_the_samples(tiny_model_dir):
+    lm = fresh(tiny_model_dir)
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[65] = float("nan")  # the prompt of planted-05
+    with pytest.raises(ValueError, match=r"loss of \d+ samples is not finite: .*Lower"):
+        Seal(epochs=1, **LEARN).rank(RankingTask(lm, make_pool(), make_safe()))
+
+
+def test_base_weights_are_frozen_and_both_levels_start_equal(lm):
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    theta, theta_hat = make_levels(
+        lm, num_levels=2, tuning="lora", lora=LoraSpec(), learning_rate=1e-2, betas=(0.9, 0.95),
+        max_grad_norm=1.0, micro_batch_size=4, seed=0,
+    )  # fmt: skip
+    assert [p.shape for p in theta.parameters] == [p.shape for p in theta_hat.parameters]
+    for one, other in zip(theta.parameters, theta_hat.parameters, strict=True):
+        assert one is not other
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    rows = make_pool(4)
+    shares = torch.full((4,), 0.25)
+    kept = [p.clone() for p in theta_hat.parameters]
+    first = theta.descend(rows, shares).losses
+    for was, now in zip(kept, theta_hat.parameters, strict=True):
+        assert torch.equal(was, now), "a step on theta moved theta_hat"
+    torch.testing.assert_close(theta_hat.descend(rows, shares).losses, first)
+    assert (theta.descend(rows, shares).losses < first).any()
+    after = dict(theta.lm.model.named_parameters())
+    for name, was in before.items():
+        now = next(p for key, p in after.items() if key.endswith(name.replace(".weight", "")
+                   + ".weight") or key.endswith(name.replace(".weight", ".base_layer.weight")))  # fmt: skip
+        assert torch.equal(was, now), name
+
+
+def test_rows_without_share_cost_no_backward(lm, monkeypatch):
+    (theta,) = make_levels(
+        lm, num_levels=1, tuning="lora", lora=LoraSpec(), learning_rate=1e-2, betas=(0.9, 0.95),
+        max_grad_norm=1.0, micro_batch_size=2, seed=0,
+    )  # fmt: skip
+    with_graph = []
+    plain = torch.Tensor.backward
+    monkeypatch.setattr(
+        torch.Tensor, "backward", lambda self: (with_graph.append(1), plain(self))[1]
+    )
+    theta.descend(make_pool(8), torch.tensor([0.5, 0.5, 0, 0, 0, 0, 0, 0]))
+    assert len(with_graph) == 1
+
+
+def test_half_precision_weights_cannot_be_tuned_in_full(tiny_model_dir):
+    lm = load_model(ModelSpec(path=str(tiny_model_dir), dtype="bfloat16"))
+    with pytest.raises(ValueError, match="rank.tuning=full needs float32"):
+        Seal(tuning="full", epochs=1).rank(RankingTask(lm, make_pool(), make_safe()))

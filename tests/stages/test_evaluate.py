@@ -1,0 +1,140 @@
+"""The evaluate stage: what it writes, and reads back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from seal import metrics
+from seal.generation import Decoding
+from seal.models import ModelSpec, load_model
+from seal.stages.evaluate import EvaluateSettings, evaluate, load_evaluation
+
+ROWS = [{"prompt": f"prompt {n}", "safe": "no", "unsafe": "yes" * n + "!"} for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_model_dir):
+    return load_model(ModelSpec(path=str(tiny_model_dir), device="cpu"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return str(file)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "evaluate.tmp"
+    made.mkdir()
+    return made
+
+
+def settings(*tasks):
+    return EvaluateSettings(decoding=Decoding(max_new_tokens=4), tasks=tasks)
+
+
+def test_every_task_leaves_its_evidence(lm, path, folder):
+    told = []
+    found = evaluate(
+        lm,
+        settings(
+            {"task": "safety_margin", "path": path, "max_length": 512},
+            {"task": "harmful_prompts", "path": path},
+        ),
+        folder,
+        on_progress=told.append,
+    )
+    assert told == ["safety_margin", "harmful_prompts"]
+    names = [part.metric for part in found]
+    assert names == [
+        "unsafe_likelier_rate",
+        "safety_margin_nats",
+        "attack_success_rate",
+        "refusal_rate",
+    ]
+    assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*.json*")) == [
+        "harmful_prompts/responses.jsonl",
+        "harmful_prompts/scores.jsonl",
+        "metrics.json",
+        "safety_margin/responses.jsonl",
+        "safety_margin/scores.jsonl",
+    ]
+    written = json.loads((folder / "metrics.json").read_text())
+    assert list(written) == names
+    assert written == {part.metric: metrics.estimate(part).model_dump() for part in found}
+    assert list(written["refusal_rate"]) == ["value", "low", "high", "n"]
+    margins = list(found[1].values.values())
+    assert written["safety_margin_nats"]["value"] == pytest.approx(sum(margins) / 4)
+    lines = (folder / "harmful_prompts" / "responses.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == [row["prompt"] for row in ROWS]
+    assert load_evaluation(folder) == found
+
+
+def test_a_task_with_a_name_reports_under_it(lm, path, folder):
+    tasks = (
+        {"task": "over_refusal", "path": path},
+        {"task": "over_refusal", "path": path, "name": "mine", "limit": 2},
+    )
+    found = evaluate(lm, settings(*tasks), folder)
+    assert [part.metric for part in found] == ["over_refusal_rate", "mine/over_refusal_rate"]
+    assert [len(part.values) for part in found] == [4, 2]
+    assert (folder / "mine" / "scores.jsonl").exists()
+    assert load_evaluation(folder) == found
+
+
+def test_no_tasks_are_an_empty_evaluation(lm, folder):
+    assert evaluate(lm, EvaluateSettings(), folder) == ()
+    assert load_evaluation(folder) == ()
+
+
+@pytest.mark.parametrize("name", ["over_refusal", "Over_Refusal"])
+def test_two_tasks_of_one_name_are_refused(name):
+    tasks = (
+        {"task": "over_refusal", "path": "a"},
+        {"task": "over_refusal", "path": "b", "name": name},
+    )
+    message = '2 tasks have the name "over_refusal", but .* give one of them another `name`'
+    with pytest.raises(ValidationError, match=message):
+        settings(*tasks)
+
+
+def test_two_tasks_of_one_metric_are_refused(monkeypatch):
+    tasks = ({"task": "over_refusal", "path": "a"}, {"task": "harmful_prompts", "path": "b"})
+    settings(*tasks)
+    monkeypatch.setattr(
+        "seal.tasks.over_refusal.OverRefusal.METRICS", ("refusal_rate",), raising=True
+    )
+    message = (
+        '"over_refusal" and "harmful_prompts" both measure refusal_rate: give one of them a `name`'
+    )
+    with pytest.raises(ValidationError, match=message):
+        settings(*tasks)
+    settings(tasks[0], {**tasks[1], "name": "mine"})
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("metrics.json", "FileNotFoundError"),
+        ("over_refusal/scores.jsonl", "differ in over_refusal_rate"),
+    ],
+)
+def test_an_incomplete_evaluation_is_refused(lm, path, folder, broken, reason):
+    evaluate(lm, settings({"task": "over_refusal", "path": path}), folder)
+    (folder / broken).unlink()
+    with pytest.raises(
+        ValueError, match=rf"evaluate.tmp: not a complete .*{reason}.*Evaluate the mod"
+    ):
+        load_evaluation(folder)
+
+
+def test_a_damaged_evaluation_is_refused(lm, path, folder):
+    evaluate(lm, settings({"task": "over_refusal", "path": path}), folder)
+    (folder / "over_refusal" / "scores.jsonl").write_text('{"metric": "over_re')
+    with pytest.raises(ValueError, match=r"not a complete evaluation .*JSONDecodeError"):
+        load_evaluation(folder)

@@ -1,0 +1,262 @@
+"""Generation: batching, stopping, and what a checkpoint may not change."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from seal.data.sample import Message
+from seal.generation import Decoding, context_length, generate
+from seal.models import LoraSpec, ModelSpec, add_lora, load_model
+
+TEXTS = ["Hi", "What is the capital of France?", "abc " * 20, "Zebra", "x", "How do I boil an egg?"]
+PROMPTS = [(Message("user", text),) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def lively_dir(tiny_model_dir, tmp_path_factory):
+    """The tiny model with weights so large that it answers different prompts differently."""
+    folder = tmp_path_factory.mktemp("lively") / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    config = LlamaConfig.from_pretrained(folder)
+    config.initializer_range, config.tie_word_embeddings = 0.5, False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lm(lively_dir):
+    return load_model(ModelSpec(path=str(lively_dir), device="cpu"))
+
+
+def straight_line_ids(lm, prompt, steps):
+    """Greedy decoding without cache, batch or padding."""
+    [ids] = lm.encoder.prompt_ids([prompt])
+    response = []
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = lm.model(input_ids=torch.tensor([ids + response])).logits[0, -1]
+        token = int(logits.argmax())
+        if token in lm.encoder.stop_ids:
+            break
+        response.append(token)
+    return response
+
+
+def straight_line(lm, prompt, steps):
+    return lm.tokenizer.decode(straight_line_ids(lm, prompt, steps), skip_special_tokens=True)
+
+
+@dataclass
+class StopsAt:
+    """An encoder that stops elsewhere."""
+
+    encoder: object
+    stop_ids: tuple[int, ...]
+
+    def prompt_ids(self, prompts):
+        return self.encoder.prompt_ids(prompts)
+
+
+def test_greedy_is_the_likeliest_token_each_time(lm):
+    found = generate(lm, PROMPTS, Decoding(max_new_tokens=12))
+    assert found == [straight_line(lm, prompt, 12) for prompt in PROMPTS]
+    assert len(set(found)) > 3  # the model tells prompts apart, or this shows nothing
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.5}, {"temperature": 1.0}])
+def test_the_batch_size_changes_no_response(lm, options):
+    one = generate(lm, PROMPTS, Decoding(max_new_tokens=12, batch_size=1, **options))
+    for size in (2, 4, 32):
+        assert generate(lm, PROMPTS, Decoding(max_new_tokens=12, batch_size=size, **options)) == one
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
+def test_responses_come_in_the_order_of_the_prompts(lm, options):
+    decoding = Decoding(max_new_tokens=8, batch_size=2, **options)
+    backwards = generate(lm, PROMPTS[::-1], decoding)
+    assert backwards[::-1] == generate(lm, PROMPTS, decoding)
+
+
+def test_no_prompts_give_no_responses(lm):
+    assert generate(lm, [], Decoding()) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_a_response_ends_before_the_first_stop_token(lm, batch_size):
+    whole = generate(lm, PROMPTS, Decoding(max_new_tokens=12))
+    stop = straight_line_ids(lm, PROMPTS[0], 12)[3]
+    # A response that is done is filled with the pad token: a byte that must not show.
+    [pad] = lm.tokenizer.encode("!", add_special_tokens=False)
+    other = replace(lm, encoder=StopsAt(lm.encoder, (stop,)), pad_id=pad)
+    found = generate(other, PROMPTS, Decoding(max_new_tokens=12, batch_size=batch_size))
+    assert found == [straight_line(other, prompt, 12) for prompt in PROMPTS]
+    assert len(found[0]) < len(whole[0])
+
+
+def test_without_stop_tokens_a_response_has_full_length(lm):
+    other = replace(lm, encoder=StopsAt(lm.encoder, ()))
+    assert generate(other, PROMPTS[:1], Decoding(max_new_tokens=5)) == [
+        straight_line(other, PROMPTS[0], 5)
+    ]
+
+
+def hostile_checkpoint(lively_dir, folder):
+    """The same model with a generation_config.json that changes what plain `generate` does."""
+    shutil.copytree(lively_dir, folder)
+    settings = {
+        "do_sample": True,
+        "temperature": 5.0,
+        "top_k": 3,
+        "repetition_penalty": 9.0,
+        "no_repeat_ngram_size": 1,
+        "max_length": 3,
+        "min_new_tokens": 11,
+        "num_beams": 3,
+        "suppress_tokens": list(range(5, 200)),
+        "eos_token_id": list(range(200)),
+    }
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    return load_model(ModelSpec(path=str(folder), device="cpu"))
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_p": 0.9}])
+def test_a_checkpoints_own_generation_settings_change_nothing(lm, lively_dir, tmp_path, options):
+    other = hostile_checkpoint(lively_dir, tmp_path / "hostile")
+    own = other.model.generation_config
+    # What the trap is made of must be there, or this test shows nothing.
+    assert (own.repetition_penalty, own.no_repeat_ngram_size, own.max_length) == (9.0, 1, 3)
+    other = replace(other, encoder=StopsAt(other.encoder, lm.encoder.stop_ids))
+    decoding = Decoding(max_new_tokens=12, **options)
+    assert generate(other, PROMPTS, decoding) == generate(lm, PROMPTS, decoding)
+    assert other.model.generation_config is own
+
+
+def test_the_trap_above_would_change_plain_generate(lively_dir, tmp_path):
+    other = hostile_checkpoint(lively_dir, tmp_path / "hostile")
+    ids = torch.tensor(other.encoder.prompt_ids(PROMPTS[:1]))
+    plain = other.model.generate(input_ids=ids, do_sample=False, max_new_tokens=12, pad_token_id=0)
+    text = other.tokenizer.decode(plain[0, ids.shape[1] :], skip_special_tokens=True)
+    assert text != straight_line(other, PROMPTS[0], 12)
+
+
+def test_a_checkpoints_own_settings_are_put_back_after_an_error(lm, monkeypatch):
+    own = lm.model.generation_config
+
+    def fail(*_args, **_options):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(lm.model, "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(lm, PROMPTS, Decoding())
+    assert lm.model.generation_config is own
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT 0.21
+def test_a_model_with_an_adapter_generates_with_it(lively_dir, tmp_path):
+    lm = hostile_checkpoint(lively_dir, tmp_path / "hostile")
+    before = generate(lm, PROMPTS, Decoding(max_new_tokens=12))
+    adapted = add_lora(lm.model, LoraSpec(r=4), seed=0)
+    torch.nn.init.constant_(
+        adapted.base_model.model.model.layers[0].self_attn.v_proj.lora_B["default"].weight, 0.5
+    )
+    other = replace(lm, model=adapted.eval())
+    after = generate(other, PROMPTS, Decoding(max_new_tokens=12))
+    assert after == [straight_line(other, prompt, 12) for prompt in PROMPTS]
+    assert after != before
+
+
+def test_sampling_depends_on_the_seed_alone_and_leaves_the_global_generators(lm):
+    decoding = Decoding(max_new_tokens=12, temperature=1.0)
+    torch.manual_seed(1)
+    random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    first = generate(lm, PROMPTS, decoding)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    torch.manual_seed(2)
+    assert generate(lm, PROMPTS, decoding) == first
+    assert generate(lm, PROMPTS, decoding.model_copy(update={"seed": 1})) != first
+    assert first != generate(lm, PROMPTS, Decoding(max_new_tokens=12))
+
+
+def first_tokens(lm, num_seeds, **options):
+    texts = []
+    for seed in range(num_seeds):
+        decoding = Decoding(max_new_tokens=1, temperature=1.0, seed=seed, **options)
+        texts += generate(lm, PROMPTS[:1], decoding)
+    return texts
+
+
+def test_sampled_tokens_have_the_models_probabilities(lm):
+    ids = torch.tensor(lm.encoder.prompt_ids(PROMPTS[:1]))
+    with torch.no_grad():
+        probabilities = lm.model(input_ids=ids).logits[0, -1].softmax(0)
+    # Many tokens of this model are half a character and look alike: compare by text.
+    expected = Counter()
+    for token, probability in enumerate(probabilities.tolist()):
+        expected[lm.tokenizer.decode([token], skip_special_tokens=True)] += probability
+    found = Counter(first_tokens(lm, 300))
+    assert len(found) > 10
+    for text, share in expected.most_common(8):
+        error = (share * (1 - share) / 300) ** 0.5
+        assert found[text] / 300 == pytest.approx(share, abs=4 * error)
+
+
+def test_a_small_top_p_leaves_only_the_likeliest(lm):
+    assert set(first_tokens(lm, 20, top_p=1e-6)) == {straight_line(lm, PROMPTS[0], 1)}
+
+
+def test_a_low_temperature_is_nearly_greedy(lm):
+    sampled = generate(lm, PROMPTS, Decoding(max_new_tokens=6, temperature=1e-4))
+    assert sampled == generate(lm, PROMPTS, Decoding(max_new_tokens=6))
+
+
+def test_a_repetition_penalty_does_something(lm):
+    with_penalty = generate(lm, PROMPTS, Decoding(max_new_tokens=12, repetition_penalty=3.0))
+    assert with_penalty != generate(lm, PROMPTS, Decoding(max_new_tokens=12))
+
+
+def test_prompts_that_do_not_fit_are_named(lm):
+    assert context_length(lm) == 512
+    [[*prompt]] = lm.encoder.prompt_ids([(Message("user", "Q" * 390),)])
+    fits = 512 - len(prompt)
+    prompts = [*PROMPTS[:2], (Message("user", "Q" * 390),)]
+    generate(lm, prompts, Decoding(max_new_tokens=fits))
+    message = (
+        rf"^prompt 3 of 3 has {len(prompt)} tokens; with max_new_tokens={fits + 1} the model's "
+        rf"context of 512 tokens holds prompts of up to {len(prompt) - 1} tokens. 1 of 3 prompts "
+        "are too long: lower max_new_tokens"
+    )
+    with pytest.raises(ValueError, match=message):
+        generate(lm, prompts, Decoding(max_new_tokens=fits + 1))
+    names = ["p.csv:2", "p.csv:3", "p.csv:4"]
+    with pytest.raises(ValueError, match=r"prompt 3 of 3 \(p.csv:4\) has"):
+        generate(lm, prompts, Decoding(max_new_tokens=fits + 1), names=names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_p": 0.9}, "top_p=0.9 has no effect with temperature=0.*Set a temperature above 0"),
+        ({"temperature": -1.0}, "greater than or equal to 0"),
+        ({"temperature": float("inf")}, "finite number"),
+        ({"max_new_tokens": 0}, "greater than or equal to 1"),
+        ({"top_k": 5}, "Extra inputs are not permitted"),
+    ],
+)
+def test_settings_that_cannot_be(options, message):
+    with pytest.raises(ValidationError, match=message):
+        Decoding(**options)
