@@ -18,7 +18,7 @@ from rich.console import Console
 
 import seal
 from seal import cli, pipeline
-from seal.config import Experiment, load_experiment
+from seal.config.experiment import Experiment, load_experiment
 from seal.progress import Progress
 from seal.terminal import Bars, output, printable, say, show_report
 
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def stage_raising(error: BaseException) -> Callable[..., Path]:
-    def stage(experiment: Experiment, progress: Progress) -> Path:
+    def stage(_: Experiment, _progress: Progress) -> Path:
         raise error
 
     return stage
@@ -193,7 +193,7 @@ def test_report_takes_the_folder_of_a_run_even_when_it_was_moved(
 
 
 def test_demo_and_lab_build(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pipeline, "demo", lambda run_dir, _: make_report(run_dir), raising=False)
     assert cli.main(["demo", "--run-dir", "d"]) == 0
@@ -375,7 +375,7 @@ def test_signals_exit_with_75_after_cleaning_up(
 ) -> None:
     cleaned: list[bool] = []
 
-    def stage(experiment: Experiment, progress: Progress) -> Path:
+    def stage(_: Experiment, _progress: Progress) -> Path:
         try:
             signal.raise_signal(number)
             time.sleep(5)

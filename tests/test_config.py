@@ -12,15 +12,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from seal.artifacts.settings import Settings
-from seal.config import (
+from seal.config.experiment import (
     Experiment,
     dump_experiment,
     json_schema,
     load_experiment,
     starter_config,
 )
-from seal.config_parse import parse_config
-from seal.config_yaml import dump_yaml, parse_yaml
+from seal.config.parse import parse_config
+from seal.config.positions import dump_yaml, parse_yaml
 
 REQUIRED = "run_dir: runs/x\nmodel: {path: m}\npool: {path: p.jsonl}\nsafe: {path: s.jsonl}\n"
 
@@ -32,7 +32,7 @@ class Lora(Settings):
 
 class Slow(Settings):
     method: Literal["slow"] = "slow"
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(default=3, ge=1)
     learning_rate: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.95)
     lora: Lora = Lora(r=4)
@@ -174,6 +174,7 @@ def test_what_is_not_yaml_is_one_line_with_its_place(text: str, message: str) ->
 def test_many_references_to_one_anchor_stay_small() -> None:
     lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)]
     assert parse_yaml("\n".join(lines), "c.yaml").value["a0"] == ["x"]
+    assert failure("\n".join(lines)).startswith("c.yaml:1: out: missing key.")
 
 
 def test_dumped_text_survives_both_yaml_versions() -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from seal.data.sample import Message
+from seal.data.tokenize import ChatEncoder
 from seal.generation import Decoding, context_length, generate
 from seal.models import LoraSpec, ModelSpec, add_lora, load_model
 
@@ -58,15 +58,18 @@ def straight_line(lm, prompt, steps):
     return lm.tokenizer.decode(straight_line_ids(lm, prompt, steps), skip_special_tokens=True)
 
 
-@dataclass
-class StopsAt:
+class StopsAt(ChatEncoder):
     """An encoder that stops elsewhere."""
 
-    encoder: object
-    stop_ids: tuple[int, ...]
+    def __init__(self, encoder, stop_ids):
+        self._encoder, self._stop_ids = encoder, stop_ids
+
+    @property
+    def stop_ids(self):
+        return self._stop_ids
 
     def prompt_ids(self, prompts):
-        return self.encoder.prompt_ids(prompts)
+        return self._encoder.prompt_ids(prompts)
 
 
 def test_greedy_is_the_likeliest_token_each_time(lm):
@@ -180,12 +183,10 @@ def test_a_model_with_an_adapter_generates_with_it(lively_dir, tmp_path):
 def test_sampling_depends_on_the_seed_alone_and_leaves_the_global_generators(lm):
     decoding = Decoding(max_new_tokens=12, temperature=1.0)
     torch.manual_seed(1)
-    random.seed(1)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = generate(lm, PROMPTS, decoding)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
-    assert random.getstate() == before[2]
     torch.manual_seed(2)
     assert generate(lm, PROMPTS, decoding) == first
     assert generate(lm, PROMPTS, decoding.model_copy(update={"seed": 1})) != first
@@ -245,6 +246,13 @@ def test_prompts_that_do_not_fit_are_named(lm):
     names = ["p.csv:2", "p.csv:3", "p.csv:4"]
     with pytest.raises(ValueError, match=r"prompt 3 of 3 \(p.csv:4\) has"):
         generate(lm, prompts, Decoding(max_new_tokens=fits + 1), names=names)
+
+
+def test_a_model_without_a_limit_has_no_context_length(lm):
+    config = MambaConfig(vocab_size=8, hidden_size=8, state_size=2, num_hidden_layers=1)
+    with torch.random.fork_rng(devices=[]):
+        recurrent = MambaForCausalLM(config)
+    assert context_length(replace(lm, model=recurrent)) is None
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_pooling_refuses_what_does_not_belong_together():
 
 def test_auroc_by_hand():
     # Clean 3, 2, 1 and unsafe 2, 0: the six pairs give 1 1, 1/2 1, 0 1.
-    found = metrics.auroc([3, 2, 1, 2, 0], [False, False, False, True, True])
+    found = metrics.auroc([3.0, 2.0, 1.0, 2.0, 0.0], [False, False, False, True, True])
     assert found.value == pytest.approx(4.5 / 6)
     assert found.n == 5
 
@@ -199,15 +199,15 @@ def test_intervals_of_five_thousand_samples_take_seconds():
 def test_unsafe_kept_at_clean_fraction_by_hand():
     # Three are not unsafe, so three are kept: a, b and the unsafe c; of two unsafe, one.
     found = metrics.unsafe_kept_at_clean_fraction(
-        ["a", "b", "c", "d", "e"], [5, 4, 3, 2, 1], [False, False, True, False, True]
+        ["a", "b", "c", "d", "e"], [5.0, 4.0, 3.0, 2.0, 1.0], [False, False, True, False, True]
     )
     assert found == metrics.rate([1.0, 0.0])
 
 
 def test_ties_in_what_is_kept_go_by_id():
     unsafe = [True, False]
-    assert metrics.unsafe_kept_at_clean_fraction(["a", "b"], [0, 0], unsafe).value == 1.0
-    assert metrics.unsafe_kept_at_clean_fraction(["c", "b"], [0, 0], unsafe).value == 0.0
+    assert metrics.unsafe_kept_at_clean_fraction(["a", "b"], [0.0, 0.0], unsafe).value == 1.0
+    assert metrics.unsafe_kept_at_clean_fraction(["c", "b"], [0.0, 0.0], unsafe).value == 0.0
 
 
 def test_ranking_quality_reports_all_four():
@@ -244,13 +244,13 @@ def test_unsafe_samples_of_another_pool_are_an_error():
 
 
 def test_spearman_by_hand():
-    assert metrics.spearman([1, 2, 3], [10, 100, 1000]) == pytest.approx(1.0)
+    assert metrics.spearman([1.0, 2.0, 3.0], [10.0, 100.0, 1000.0]) == pytest.approx(1.0)
     # d = 0, 1, 1: 1 - 6 * 2 / (3 * 8) = 0.5
-    assert metrics.spearman([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
+    assert metrics.spearman([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == pytest.approx(0.5)
 
 
 def test_spearman_refuses_what_has_no_order():
     with pytest.raises(ValueError, match=r"there are 2 and 3 scores\. Align them by id"):
-        metrics.spearman([1, 2], [1, 2, 3])
+        metrics.spearman([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="the second list gives all 2 samples the score 7"):
-        metrics.spearman([1, 2], [7, 7])
+        metrics.spearman([1.0, 2.0], [7.0, 7.0])

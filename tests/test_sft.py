@@ -118,7 +118,7 @@ def test_several_processes(monkeypatch):
 
 
 def test_lora_with_further_fields():
-    made = lora_config(LoraSpec(r=4, alpha=8), {"use_rslora": True, "bias": "lora_only"})
+    made = lora_config(LoraSpec(r=4, alpha=8).config(), {"use_rslora": True, "bias": "lora_only"})
     assert (made.r, made.lora_alpha, made.use_rslora, made.bias) == (4, 8, True, "lora_only")
     assert made.task_type == "CAUSAL_LM"
 
@@ -138,4 +138,4 @@ def test_lora_with_further_fields():
 )
 def test_peft_fields_that_are_refused(peft, text):
     with pytest.raises(ValueError, match=text):
-        lora_config(LoraSpec(target_modules="all-linear"), peft)
+        lora_config(LoraSpec(target_modules="all-linear").config(), peft)

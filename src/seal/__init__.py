@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seal.artifacts.ranking import Ranking as Ranking
     from seal.artifacts.selection import Selection as Selection
-    from seal.config import Experiment as Experiment
-    from seal.config import load_experiment as load_experiment
+    from seal.config.experiment import Experiment as Experiment
+    from seal.config.experiment import load_experiment as load_experiment
     from seal.data.load import DataSpec as DataSpec
     from seal.data.load import load as load
     from seal.data.sample import Message as Message
@@ -36,8 +36,8 @@ _HOMES = {
     "evaluate": "seal.stages.evaluate",
     "report": "seal.stages.report",
     "run": "seal.pipeline",
-    "Experiment": "seal.config",
-    "load_experiment": "seal.config",
+    "Experiment": "seal.config.experiment",
+    "load_experiment": "seal.config.experiment",
     "Seal": "seal.rankers.seal",
     "Random": "seal.rankers.random",
     "Loss": "seal.rankers.loss",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from seal.config import Experiment
+    from seal.config.experiment import Experiment
     from seal.progress import Progress
 
 DONE, BUG, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
@@ -81,17 +81,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         import seal
 
         _print(f"seal {seal.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and stop.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(rich_help_panel=_VERBS, context_settings=_WORDS)
@@ -192,7 +199,7 @@ def config_check(
     """Say whether a configuration is valid, without running anything."""
     experiment, name = _experiment(words)
     if resolved:
-        from seal.config import dump_experiment
+        from seal.config.experiment import dump_experiment
 
         _print(dump_experiment(experiment).rstrip("\n"))
     else:
@@ -202,7 +209,7 @@ def config_check(
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON schema of a configuration, for editors."""
-    from seal.config import json_schema
+    from seal.config.experiment import json_schema
 
     _print(json_schema())
 
@@ -210,11 +217,12 @@ def config_schema() -> None:
 @config_app.command("init")
 def config_init(
     path: Annotated[
-        Path | None, typer.Argument(help="The file to write; standard output without it.")
+        Path | None,
+        typer.Argument(metavar="PATH", help="The file to write; standard output without it."),
     ] = None,
 ) -> None:
     """Write a commented configuration to start from."""
-    from seal.config import starter_config
+    from seal.config.experiment import starter_config
 
     if path is None:
         _print(starter_config().rstrip("\n"))
@@ -278,7 +286,7 @@ def _quoted(text: str) -> str:
 def _experiment(words: list[str] | None) -> tuple[Experiment, str]:
     """The experiment that the words ask for, and what to call it."""
     config, overrides = split_words(words or [])
-    from seal.config import load_experiment
+    from seal.config.experiment import load_experiment
 
     return load_experiment(config, overrides), str(config or "command line")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from peft import PeftModel
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.logits_process import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -38,8 +38,8 @@ class Decoding(Settings):
             rounding may still flip a near tie).
         temperature: 0 takes the likeliest token each time; above 0 samples.
         top_p: When sampling, only from the likeliest tokens that together have this probability.
-        repetition_penalty: Divides the odds of tokens that were in the prompt or response already;
-            1 does nothing.
+        repetition_penalty: Above 1 makes tokens that are in the prompt or the response already
+            less likely; 1 does nothing.
         seed: Of sampling. With the prompt it determines the response.
     """
 
@@ -156,7 +156,7 @@ def _generate_batch(
     padding = [length - len(ids) for ids in prompt_ids]
     stop_ids = lm.encoder.stop_ids
     # PeftModel's own `generate` takes the same arguments; it knows about kinds of adapters.
-    sequences = cast(GenerationMixin, lm.model).generate(
+    sequences = cast(Any, lm.model).generate(
         input_ids=torch.tensor(
             [[lm.pad_id] * pad + ids for pad, ids in zip(padding, prompt_ids, strict=True)],
             device=lm.device,
@@ -173,12 +173,14 @@ def _generate_batch(
         pad_token_id=lm.pad_id,
         logits_processor=_sampling(prompt_ids, decoding, lm.device),
     )
-    rows = cast(Tensor, sequences)[:, length:].tolist()
+    rows = sequences[:, length:].tolist()
     return [
-        lm.tokenizer.decode(
-            _before_stop(row, stop_ids),
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
+        str(
+            lm.tokenizer.decode(
+                _before_stop(row, stop_ids),
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            )
         )
         for row in rows
     ]
@@ -229,8 +231,7 @@ class _Draw(LogitsProcessor):
     ) -> Float[Tensor, "B V"]:
         step = input_ids.shape[1] - self._prompt_length
         cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-        # Rounding leaves the last entry a little off 1: scaled by it, a number below 1 stays below
-        # it.
+        # Rounding leaves the last entry a little off 1; scaled by it, a number below 1 stays below.
         target = self._draws[:, step, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from seal.artifacts.provenance import file_hash, model_identity
 from seal.artifacts.run_dir import RunDir
-from seal.config import Experiment
+from seal.config.experiment import Experiment
 from seal.data.load import EncodedSet, SampleSet, encode_set, load
 from seal.data.sample import Sample
 from seal.data.tokenize import ChatEncoder

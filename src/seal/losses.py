@@ -44,10 +44,11 @@ def token_nll(model: nn.Module, batch: Batch) -> TokenLosses:
         use_cache=False,
     ).logits
     mask = targets[:, columns]
-    labels = batch.input_ids[:, 1:][:, columns].masked_fill(~mask, -100)
-    # fp32 before the softmax: bf16 has 8 bits of mantissa, and ties thousands of scores.
-    nll = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
-    return TokenLosses(nll, mask)
+    labels = batch.input_ids[:, 1:][:, columns]
+    # fp32 before the softmax: bf16 has 8 bits of mantissa, and ties thousands of scores. Only where
+    # there is a response token: a softmax over padding costs as much as one over text.
+    nll = F.cross_entropy(logits[mask].float(), labels[mask], reduction="none")
+    return TokenLosses(torch.zeros(mask.shape, device=nll.device).masked_scatter(mask, nll), mask)
 
 
 def sample_nll(losses: TokenLosses) -> Float[Tensor, " B"]:

@@ -252,8 +252,7 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
                 f"the {name} list gives all {len(side)} samples the score {side[0]:g}: it has no "
                 "order to correlate. Compare rankings that tell samples apart."
             )
-    correlation, _ = stats.spearmanr(left, right)
-    return float(correlation)
+    return float(np.asarray(stats.spearmanr(left, right))[0])
 
 
 def _array(values: Sequence[float] | np.ndarray) -> np.ndarray:

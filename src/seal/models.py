@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from seal.artifacts.settings import Settings
 from seal.data.tokenize import ChatEncoder
 
 logger = logging.getLogger(__name__)
+disable_progress_bar()  # "Loading weights" would tear our own bars apart
 
 
 class ModelSpec(Settings):
@@ -143,7 +147,8 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
         raise ValueError(_cannot_load("model", spec, error)) from error
     _check_vocabulary(spec, tokenizer, model)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter))
+        with quiet_peft():
+            model = PeftModel.from_pretrained(model, str(adapter))
     model.to(device).eval()
     return LanguageModel(model, tokenizer, load_encoder(spec, tokenizer), _pad_id(tokenizer))
 
@@ -157,14 +162,33 @@ def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "defaul
     Raises:
         ValueError: If the adapter's target modules do not exist in the model.
     """
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 by a name that is deprecated there; remove with PEFT > 0.21.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+    with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
         if isinstance(model, PeftModel):
             model.add_adapter(name, lora.config())
             return model
         return get_peft_model(model, lora.config(), adapter_name=name)
+
+
+def save_model(model: nn.Module, spec: ModelSpec, folder: Path) -> None:
+    """Save a whole model with the tokenizer and chat template that `spec` asks for."""
+    cast(PreTrainedModel, model).save_pretrained(folder)
+    tokenizer = load_tokenizer(spec)  # afresh: training may have given the other one a pad token
+    if spec.chat_template is not None:
+        tokenizer.chat_template = spec.chat_template.read_text("utf-8")
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT 0.21 puts an adapter on a model without the warning that it can do nothing about.
+
+    It reads `is_gradient_checkpointing`, which transformers 5.23 has renamed. Remove this with the
+    first PEFT that reads `is_activation_checkpointing`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -195,10 +219,3 @@ def _cannot_load(what: str, spec: ModelSpec, error: Exception) -> str:
         "files, or the name of a model on the Hub that this machine can reach."
     )
 
-
-def model_type(spec: ModelSpec) -> str:
-    """The architecture's name, e.g. "llama", without loading weights."""
-    config = AutoConfig.from_pretrained(
-        spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
-    return str(config.model_type)

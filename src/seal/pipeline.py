@@ -17,11 +17,11 @@ from seal.artifacts.ranking import load_ranking
 from seal.artifacts.run_dir import RunDir, build_or_reuse, rebuild
 from seal.artifacts.selection import Selection, load_selection
 from seal.comparison import compare
-from seal.config import Experiment, dump_experiment
+from seal.config.experiment import Experiment, dump_experiment
 from seal.data.load import write_excluded
 from seal.inputs import Inputs
 from seal.models import LanguageModel, load_model
-from seal.progress import Progress, silent
+from seal.progress import Progress, renamed, silent
 from seal.rankers.random import Random
 from seal.stages import evaluate as evaluate_stage
 from seal.stages import rank as rank_stage
@@ -144,7 +144,7 @@ def _train_one(inputs: Inputs, arm: str, seed: int, selection: Selection) -> Non
             folder,
             seed=seed,
             mix=inputs.encoded_mix.encoded if inputs.encoded_mix else (),
-            progress=inputs.telling(f"training {arm}, seed {seed}"),
+            progress=renamed(inputs.progress, f"training {arm}, seed {seed}"),
         )
 
     _make(inputs.run_dir.train(arm, seed), identity, build, inputs)
@@ -198,7 +198,7 @@ def _evaluate_one(inputs: Inputs, arm: str, seed: int) -> None:
             _trained_model(inputs, trained),
             experiment.evaluate,
             folder,
-            progress=inputs.telling(f"evaluating {arm}, seed {seed}"),
+            progress=renamed(inputs.progress, f"evaluating {arm}, seed {seed}"),
         )
 
     _make(run_dir.evaluate(arm, seed), identity, build, inputs)

@@ -10,3 +10,12 @@ Progress = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:  # noqa: ARG001 (the signature is Progress)
     """Tell nobody."""
+
+
+def renamed(progress: Progress, name: str) -> Progress:
+    """The same listener, told `name: what` instead of `what`."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        progress(f"{name}: {what}", done, total)
+
+    return tell

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -17,9 +15,7 @@ import torch
 import trl
 from peft import LoraConfig
 from pydantic import TypeAdapter, ValidationError
-from trl import SFTConfig
-
-from seal.models import LoraSpec
+from trl import SFTConfig  # pyright: ignore[reportPrivateImportUsage]
 
 # The fine-tuning of the paper's Llama-3-8B run, from its model card and code: Adam with betas
 # (0.9, 0.95), no weight decay, a constant rate of 1e-5, clipping at 1, 2 epochs, batches of 64.
@@ -89,8 +85,8 @@ def checked_arguments(args: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def lora_config(lora: LoraSpec, peft: dict[str, Any]) -> LoraConfig:
-    """An adapter as PEFT's own configuration, with further fields under PEFT's names.
+def lora_config(config: LoraConfig, peft: dict[str, Any]) -> LoraConfig:
+    """PEFT's configuration of an adapter, with further fields under PEFT's names.
 
     Raises:
         ValueError: If PEFT does not know a field or does not accept a value.
@@ -99,7 +95,7 @@ def lora_config(lora: LoraSpec, peft: dict[str, Any]) -> LoraConfig:
     for name, value in peft.items():
         _check_peft_field(name, known, value)
     try:
-        return dataclasses.replace(lora.config(), **peft)
+        return dataclasses.replace(config, **peft)
     except (TypeError, ValueError) as error:
         raise ValueError(f"train.peft: peft.LoraConfig says: {error}") from error
 
@@ -176,18 +172,6 @@ def _sft_hints() -> dict[str, Any]:
     """Field of SFTConfig -> its type."""
     hints = get_type_hints(SFTConfig)
     return {field.name: hints[field.name] for field in dataclasses.fields(SFTConfig) if field.init}
-
-
-@contextmanager
-def quiet_peft() -> Iterator[None]:
-    """PEFT 0.21 puts an adapter on a model without the warning that it can do nothing about.
-
-    It reads `is_gradient_checkpointing`, which transformers 5.23 has renamed. Remove this with the
-    first PEFT that reads `is_activation_checkpointing`.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        yield
 
 
 def _check_peft_field(name: str, known: Sequence[str], init: Any) -> None:  # noqa: ANN401

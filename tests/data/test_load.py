@@ -176,7 +176,8 @@ def test_each_file_decides_about_its_own_bad_rows(tmp_path):
 def test_no_usable_sample(tmp_path):
     text = (
         f"{tmp_path}/pool.jsonl: no usable sample for the safe set: 3 rows read, 3 excluded "
-        f"(first: {tmp_path}/pool.jsonl:1: a row must be a JSON object; this one is null). Give a file with"
+        f"(first: {tmp_path}/pool.jsonl:1: a row must be a JSON object; this one is null). "
+        "Give a file with"
     )
     with pytest.raises(ValueError, match=re.escape(text)):
         load([DataSpec(path=write(tmp_path, *BAD), on_bad_row="skip", source="x")], name="safe")

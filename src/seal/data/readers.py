@@ -256,8 +256,8 @@ def _arrow_row(batch: pa.RecordBatch, place: int, where: str) -> RawRow:
 
 def _read_hub(name: str, split: str, revision: str | None) -> Iterator[RawRow]:
     # Here, because it takes a second to import and only Hub names need it.
-    import datasets
-    from datasets.exceptions import DatasetsError
+    import datasets  # noqa: PLC0415
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
 
     try:
         rows = datasets.load_dataset(name, split=split, revision=revision)

@@ -86,7 +86,7 @@ class _Novelty:
 
 _FAMILIAR = _Novelty()
 _READING = _Novelty(benign=0.02, unsafe=0.04)
-_TUNING = _Novelty(benign=0.2, unsafe=0.8, redirection=0.15)
+_TUNING = _Novelty(benign=0.15, unsafe=0.9, redirection=0.15)
 _ALL_WORDS: Words = {
     name: words + lexicon.FRESH_WORDS.get(name, ()) for name, words in lexicon.WORDS.items()
 }

@@ -78,17 +78,17 @@ class Seal(Ranker):
     algorithm: Literal["memory_efficient", "penalty"] = "memory_efficient"
     tuning: Tuning = "lora"
     lora: LoraSpec = LoraSpec()
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(64, ge=1)
-    micro_batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-5, gt=0)
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    micro_batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     weights: Activation = "softmax"
-    selector_learning_rate: float = Field(5e-3, gt=0)
+    selector_learning_rate: float = Field(default=5e-3, gt=0)
     update: Literal["sgd", "adam"] = "sgd"
-    gamma_start: float = Field(0.0, ge=0, le=1)
-    gamma_step: float = Field(0.03, ge=0, le=1)
+    gamma_start: float = Field(default=0.0, ge=0, le=1)
+    gamma_step: float = Field(default=0.03, ge=0, le=1)
     gamma_per: Literal["epoch", "step"] = "epoch"
     seed: int = 0
 

@@ -116,7 +116,9 @@ def load_evaluation(folder: Path) -> tuple[Measurement, ...]:
         found = {part.metric: part for path in scores for part in load_measurements(path.parent)}
         if found.keys() == set(order):
             return tuple(found[metric] for metric in order)
-        reason = f"metrics.json and the scores differ in {', '.join(found.keys() ^ set(order))}"
+        reason = (
+            f"metrics.json and the scores differ in {', '.join(sorted(found.keys() ^ set(order)))}"
+        )
     except (OSError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
     raise ValueError(f"{folder}: not a complete evaluation ({reason}). Evaluate the model again.")

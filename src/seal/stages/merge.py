@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import Tensor
 
 from seal.artifacts.adapter import Adapter
-from seal.models import ModelSpec, load_model, load_tokenizer
-from seal.sft import quiet_peft
+from seal.models import LanguageModel, ModelSpec, load_model, save_model
 
 logger = logging.getLogger(__name__)
 
@@ -79,21 +79,18 @@ def _save_merged(
     spec: ModelSpec, adapter: Adapter, folder: Path
 ) -> tuple[Float[Tensor, "B T V"], torch.dtype]:
     """Save the merged model; returns the logits of base and adapter, and the type of the base."""
-    with quiet_peft():
-        model = load_model(spec, adapter=adapter.path).model
-    base_dtype = model.get_base_model().dtype
+    language = load_model(spec, adapter=adapter.path)
+    model = language.model
+    assert isinstance(model, PeftModel)
+    base_dtype = next(model.parameters()).dtype
     dtypes = {_name_in_base(name): value.dtype for name, value in model.state_dict().items()}
     model.float()
-    expected = _logits(model)
+    expected = _logits(language)
     merged = model.merge_and_unload(safe_merge=True)
     for name, value in [*merged.named_parameters(), *merged.named_buffers()]:
         # Buffers that no checkpoint holds are not in the state dict, and stay as they are.
         value.data = value.data.to(dtypes.get(name, value.dtype))
-    merged.save_pretrained(folder)
-    tokenizer = load_tokenizer(spec)
-    if spec.chat_template is not None:
-        tokenizer.chat_template = spec.chat_template.read_text("utf-8")
-    tokenizer.save_pretrained(folder)
+    save_model(merged, spec, folder)
     return expected, base_dtype
 
 
@@ -109,7 +106,7 @@ def _check_agreement(
     saved = spec.model_copy(
         update={"path": str(folder), "revision": None, "dtype": "float32", "chat_template": None}
     )
-    found = _logits(load_model(saved).model)
+    found = _logits(load_model(saved))
     difference = ((found - expected).norm() / expected.norm()).item()
     if not difference <= _TOLERANCE[dtype]:
         raise RuntimeError(
@@ -121,12 +118,11 @@ def _check_agreement(
 
 
 @torch.no_grad()
-def _logits(model: nn.Module) -> Float[Tensor, "B T V"]:
+def _logits(language: LanguageModel) -> Float[Tensor, "B T V"]:
     """Logits of a few random token sequences, always the same, on the CPU."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
     random = torch.Generator().manual_seed(0)
     tokens: Int[Tensor, "B T"] = torch.randint(
-        vocabulary, (_NUM_CHECKED, _CHECKED_LENGTH), generator=random
+        len(language.tokenizer), (_NUM_CHECKED, _CHECKED_LENGTH), generator=random
     )
-    device = next(model.parameters()).device
-    return model(input_ids=tokens.to(device), use_cache=False).logits.float().cpu()
+    tokens = tokens.to(language.device)
+    return language.model(input_ids=tokens, use_cache=False).logits.float().cpu()

@@ -27,9 +27,9 @@ class SelectSettings(Settings):
             under the rule above.
     """
 
-    fraction: float | None = Field(None, gt=0, le=1)
-    count: int | None = Field(None, ge=1)
-    threshold: float | None = Field(None, allow_inf_nan=False)
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    count: int | None = Field(default=None, ge=1)
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
     quotas: dict[str, float] = {}
 
     @model_validator(mode="after")

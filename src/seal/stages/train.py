@@ -16,7 +16,7 @@ import logging
 import math
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +24,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from pydantic import Field, field_validator, model_validator
-from torch import nn
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
-from trl import SFTConfig, SFTTrainer
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from seal.artifacts.adapter import RECORD, Adapter, save_adapter_record, weights_folder
 from seal.artifacts.settings import Settings
@@ -40,10 +46,12 @@ from seal.models import (
     LoraSpec,
     ModelSpec,
     load_model,
-    load_tokenizer,
+    quiet_peft,
     resolve_device,
+    save_model,
 )
-from seal.sft import checked_arguments, lora_config, quiet_peft, sft_config
+from seal.progress import Progress, silent
+from seal.sft import checked_arguments, lora_config, sft_config
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +105,7 @@ class TrainSettings(Settings):
                 "train.lora and train.peft describe an adapter, but train.tuning is full, which "
                 "has none. Remove them, or set tuning: lora."
             )
-        lora_config(self.lora, self.peft)
+        lora_config(self.lora.config(), self.peft)
         return self
 
 
@@ -109,7 +117,7 @@ def train(
     *,
     seed: int,
     mix: Sequence[Encoded] = (),
-    on_log: Callable[[dict[str, float]], None] | None = None,
+    progress: Progress = silent,
 ) -> Adapter:
     """Fine-tune a model with TRL's SFTTrainer.
 
@@ -128,7 +136,7 @@ def train(
         folder: Where the result goes; made when missing.
         seed: Of the initial adapter, dropout and the order of the samples.
         mix: The samples of `settings.mix`, tokenized like the training set.
-        on_log: Called with every entry of TRL's log and its step.
+        progress: Told how many optimiser steps are done.
 
     Returns:
         What `load_adapter(folder)` returns from now on.
@@ -146,16 +154,16 @@ def train(
     partial.mkdir(parents=True)
     try:
         with _private_randomness():
-            trainer = _fit(spec, rows, settings, config, _Log(partial / METRICS, on_log))
+            model, num_steps = _fit(spec, rows, settings, config, _Log(partial / METRICS, progress))
         adapter = Adapter(
             path=weights_folder(folder, settings.tuning),
             kind=settings.tuning,
             base=spec.path,
             num_samples=len(rows),
-            num_steps=trainer.state.global_step,
+            num_steps=num_steps,
             seed=seed,
         )
-        _save_weights(trainer.model, spec, weights_folder(partial, adapter.kind))
+        _save_weights(model, spec, weights_folder(partial, adapter.kind))
         save_adapter_record(adapter, partial)
         # The record goes last: where it is, the rest is complete.
         for name in (adapter.path.name, METRICS, RECORD):
@@ -223,34 +231,38 @@ def _fit(
     settings: TrainSettings,
     config: SFTConfig,
     log: _Log,
-) -> SFTTrainer:
+) -> tuple[PeftModel | PreTrainedModel, int]:
+    """The trained model and the number of steps it took."""
     language = load_model(spec)
     model = language.model
+    assert isinstance(model, PreTrainedModel)
     if settings.tuning == "full":
         _check_full(spec, model)
     originals = copy.deepcopy(model.config), copy.deepcopy(model.generation_config)
-    _agree_on_special_tokens(language)
-    lora = lora_config(settings.lora, settings.peft) if settings.tuning == "lora" else None
+    _agree_on_special_tokens(model, language)
+    is_lora = settings.tuning == "lora"
     with quiet_peft():
         trainer = SFTTrainer(
             model=model,
             args=config,
             train_dataset=_dataset(rows),
             processing_class=language.tokenizer,
-            peft_config=lora,
+            peft_config=lora_config(settings.lora.config(), settings.peft) if is_lora else None,
             callbacks=[log],
         )
     trainer.remove_callback(PrinterCallback)  # without tqdm, transformers prints its log
     trainer.train()
-    for name, value in trainer.model.named_parameters():
+    trained = trainer.model
+    assert isinstance(trained, PeftModel | PreTrainedModel)
+    for name, value in trained.named_parameters():
         if value.requires_grad and not value.isfinite().all():
             raise ValueError(_not_finite(f"weight {name}", trainer.state, config))
     # Training writes special tokens and use_cache into these: not a part of the result.
     model.config, model.generation_config = originals
-    return trainer
+    return trained, trainer.state.global_step
 
 
-def _check_full(spec: ModelSpec, model: nn.Module) -> None:
+def _check_full(spec: ModelSpec, model: PreTrainedModel) -> None:
     halves = {value.dtype for value in model.parameters()} - {torch.float32}
     if halves:
         raise ValueError(
@@ -268,9 +280,9 @@ def _check_full(spec: ModelSpec, model: nn.Module) -> None:
         ) from error
 
 
-def _agree_on_special_tokens(language: LanguageModel) -> None:
+def _agree_on_special_tokens(model: PreTrainedModel, language: LanguageModel) -> None:
     """Let the configs name the tokenizer's special tokens; transformers does it too, but warns."""
-    tokenizer, model = language.tokenizer, language.model
+    tokenizer = language.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(language.pad_id)
     ids = {
@@ -295,37 +307,34 @@ def _dataset(rows: Sequence[Encoded]) -> Dataset:
     )
 
 
-def _save_weights(model: nn.Module, spec: ModelSpec, folder: Path) -> None:
+def _save_weights(model: PeftModel | PreTrainedModel, spec: ModelSpec, folder: Path) -> None:
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
+            assert isinstance(config, LoraConfig)
             if isinstance(config.target_modules, set):  # written in an order of the day
                 config.target_modules = sorted(config.target_modules)
         # The vocabulary never changes here; "auto" would ask the Hub whether it did.
         model.save_pretrained(str(folder), save_embedding_layers=False)
         return
-    model.save_pretrained(folder)
-    tokenizer = load_tokenizer(spec)  # the trainer's copy was given a pad token
-    if spec.chat_template is not None:
-        tokenizer.chat_template = spec.chat_template.read_text("utf-8")
-    tokenizer.save_pretrained(folder)
+    save_model(model, spec, folder)
 
 
 class _Log(TrainerCallback):
-    """Writes TRL's log to a file, passes it on, and stops at a loss that is not finite."""
+    """Writes TRL's log to a file, tells of each step, and stops at a loss that is not finite."""
 
-    def __init__(self, path: Path, on_log: Callable[[dict[str, float]], None] | None) -> None:
+    def __init__(self, path: Path, progress: Progress) -> None:
         self._path = path
-        self._on_log = on_log
+        self._progress = progress
 
     def on_log(
         self,
-        args: SFTConfig,
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,  # noqa: ARG002 (TrainerCallback's signature, as is **kwargs)
-        logs: dict[str, float],
-        **kwargs: Any,  # noqa: ARG002, ANN401
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Take one entry."""
+        logs: dict[str, float] = kwargs["logs"]
         for name in ("loss", "train_loss"):
             if name in logs and not math.isfinite(logs[name]):
                 raise ValueError(_not_finite(f"training loss ({logs[name]})", state, args))
@@ -334,11 +343,10 @@ class _Log(TrainerCallback):
         row = {name: value if math.isfinite(value) else None for name, value in entry.items()}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if self._on_log is not None:
-            self._on_log(entry)
+        self._progress("steps", state.global_step, state.max_steps)
 
 
-def _not_finite(what: str, state: TrainerState, config: SFTConfig) -> str:
+def _not_finite(what: str, state: TrainerState, config: TrainingArguments) -> str:
     return (
         f"the {what} is not finite at step {state.global_step} of {state.max_steps}. Nothing was "
         f"kept. Lower train.args.learning_rate (it is {config.learning_rate:g}), or warm up with "

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from seal.config_draft import Draft, Path, dotted
-from seal.config_errors import Finding, explain, findings
-from seal.config_shape import required
-from seal.config_yaml import parse_yaml
+from seal.config.draft import Draft, KeyPath, dotted
+from seal.config.errors import Finding, explain, findings
+from seal.config.shape import required
+from seal.config.positions import parse_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -80,7 +80,7 @@ def _read_otherwise(item: Finding, draft: Draft) -> bool:
     return True
 
 
-def _check_booleans(given: Any, read: Any, path: Path, draft: Draft) -> None:  # noqa: ANN401
+def _check_booleans(given: Any, read: Any, path: KeyPath, draft: Draft) -> None:  # noqa: ANN401
     """Refuse true and false where a number was read: pydantic takes them for 1 and 0."""
     if isinstance(given, bool) and isinstance(read, int | float) and not isinstance(read, bool):
         raise ValueError(

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from seal.config_draft import COMMAND_LINE, Draft, Path, dotted, show
-from seal.config_shape import (
+from seal.config.draft import COMMAND_LINE, Draft, KeyPath, dotted, show
+from seal.config.shape import (
     Shape,
     inside,
     keys,
@@ -38,7 +38,7 @@ class Finding:
     """
 
     kind: str
-    path: Path
+    path: KeyPath
     outer: Shape
     value: Any
     context: dict[str, Any]
@@ -56,7 +56,7 @@ def findings(error: ValidationError, draft: Draft) -> list[Finding]:
 
 def explain(found: list[Finding], draft: Draft) -> str:
     """A text with one line per thing that is wrong: place, key, what is wrong, the way out."""
-    lines: dict[Path, list[str]] = {}
+    lines: dict[KeyPath, list[str]] = {}
     guessed = {(*item.path[:-1], _guess(item)) for item in found if item.kind == "extra_forbidden"}
     for item in found:
         deeper = any(other.path[: len(item.path)] == item.path != other.path for other in found)
@@ -68,7 +68,7 @@ def explain(found: list[Finding], draft: Draft) -> str:
     )
 
 
-def _named(path: Path, text: str) -> str:
+def _named(path: KeyPath, text: str) -> str:
     """The text after its key, unless it begins with that key already."""
     name = dotted(path)
     return text if not name or text.startswith((f"{name}:", f"{name}.")) else f"{name}: {text}"
@@ -76,7 +76,7 @@ def _named(path: Path, text: str) -> str:
 
 def _locate(item: dict[str, Any], draft: Draft) -> Finding:
     shape, outer, value = draft.shape, (), draft.value
-    path: Path = ()
+    path: KeyPath = ()
     in_union = False
     for part in item["loc"]:
         if len(shape) > 1:  # here pydantic names the member of the union

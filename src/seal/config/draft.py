@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from seal.config_shape import Shape, inside, takes_list
-from seal.config_yaml import Document, Key, parse_yaml
+from seal.config.shape import Shape, inside, takes_list
+from seal.config.positions import Document, Key, parse_yaml
 
 COMMAND_LINE = "command line"
-Path = tuple[Key, ...]
+KeyPath = tuple[Key, ...]
+"""Where something lies in a tree of values."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +29,7 @@ class Draft:
     document: Document
     shape: Shape
     value: Any = field(init=False)
-    given: list[tuple[Path, Document]] = field(default_factory=list)
+    given: list[tuple[KeyPath, Document]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Start from the document."""
@@ -57,18 +58,18 @@ class Draft:
         self.replace(path, _at_home(document.value))
         self.given.append((path, document))
 
-    def replace(self, path: Path, value: Any) -> None:  # noqa: ANN401 (any plain value)
+    def replace(self, path: KeyPath, value: Any) -> None:  # noqa: ANN401 (any plain value)
         """Put another value at a path."""
         self.value = _replaced(self.value, path, value)
 
-    def at(self, path: Path) -> Any:  # noqa: ANN401
+    def at(self, path: KeyPath) -> Any:  # noqa: ANN401
         """The value at a path that exists."""
         found = self.value
         for part in path:
             found = found[part]
         return found
 
-    def place(self, path: Path) -> str:
+    def place(self, path: KeyPath) -> str:
         """Where the value at a path was given, or the mapping that lacks it: `file:line`."""
         source = self._override_of(path)
         below = any(key[: len(path)] == path for key, _ in self.given)
@@ -77,7 +78,7 @@ class Draft:
             return COMMAND_LINE
         return f"{self.document.where}:{self.document.line(path)}"
 
-    def text(self, path: Path) -> str | None:
+    def text(self, path: KeyPath) -> str | None:
         """A scalar as the user wrote it; None for anything else."""
         source = self._override_of(path)
         if source is None:
@@ -85,11 +86,11 @@ class Draft:
         key, document = source
         return document.text(path[len(key) :])
 
-    def _override_of(self, path: Path) -> tuple[Path, Document] | None:
+    def _override_of(self, path: KeyPath) -> tuple[KeyPath, Document] | None:
         matches = [item for item in self.given if path[: len(item[0])] == item[0]]
         return matches[-1] if matches else None
 
-    def _wrap(self, path: Path) -> list[Any]:
+    def _wrap(self, path: KeyPath) -> list[Any]:
         """Make the mapping at a path, which stands for a list of one, that list."""
         self.replace(path, [self.at(path)])
         length = len(path)
@@ -99,7 +100,7 @@ class Draft:
         ]
         return self.at(path)
 
-    def _resolve(self, segments: Sequence[str]) -> Path:
+    def _resolve(self, segments: Sequence[str]) -> KeyPath:
         """The path that a dotted key means, given what is there now."""
         path: list[Key] = []
         tree, shape = self.value, self.shape
@@ -137,7 +138,7 @@ def show(value: Any) -> str:  # noqa: ANN401 (any plain value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """A path as it is typed on the command line."""
     return ".".join(str(part) if str(part).isprintable() else repr(part) for part in path)
 
@@ -169,7 +170,7 @@ def _list_step(tree: Any, segment: str, taken: str, name: str) -> tuple[int, Any
     return place, items[place] if place < len(items) else None
 
 
-def _replaced(tree: Any, path: Path, value: Any) -> Any:  # noqa: ANN401
+def _replaced(tree: Any, path: KeyPath, value: Any) -> Any:  # noqa: ANN401
     """A copy of the tree with one value changed; parts of it may be shared by YAML anchors."""
     if not path:
         return value
@@ -181,11 +182,17 @@ def _replaced(tree: Any, path: Path, value: Any) -> Any:  # noqa: ANN401
     return {**(tree or {}), head: _replaced((tree or {}).get(head), rest, value)}
 
 
-def _at_home(value: Any) -> Any:  # noqa: ANN401
+def _at_home(value: Any, done: dict[int, Any] | None = None) -> Any:  # noqa: ANN401
     """The value with `~/` at the start of a text expanded, as no shell does inside KEY=VALUE."""
-    if isinstance(value, dict):
-        return {key: _at_home(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_at_home(item) for item in value]
-    home = isinstance(value, str) and value.startswith("~/")
-    return os.path.expanduser(value) if home else value  # noqa: PTH111 (a Path would normalise it)
+    if isinstance(value, str) and value.startswith("~/"):
+        return os.path.expanduser(value)  # noqa: PTH111 (a Path would normalise it)
+    if not isinstance(value, dict | list):
+        return value
+    done = {} if done is None else done  # what anchors share is gone through once
+    if id(value) not in done:
+        done[id(value)] = (
+            {key: _at_home(item, done) for key, item in value.items()}
+            if isinstance(value, dict)
+            else [_at_home(item, done) for item in value]
+        )
+    return done[id(value)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from seal.config_yaml import Key
+from seal.config.positions import Key
 
 Shape = tuple[Any, ...]
 """The types that a value may have at some place; None is left out."""

@@ -1,0 +1,1 @@
+"""The configuration: one tree of settings, from YAML and the command line and back."""

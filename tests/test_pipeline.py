@@ -1,0 +1,264 @@
+"""The whole path through the command line on the tiny model: what a person does, what lies on disk."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from seal import pipeline
+from seal.cli import main
+from seal.config.experiment import load_experiment
+
+METRICS = {"attack_success_rate", "refusal_rate", "over_refusal_rate", "heldout_nll"}
+
+
+def write_lines(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def turns(question: str, answer: str) -> list[dict]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+@pytest.fixture
+def files(tmp_path: Path, tiny_model_dir: Path) -> dict:
+    """A configuration as a dict, its data files written."""
+    pool = [
+        {
+            "messages": turns(f"Question {i}?", f"Answer {i} is blue." if i % 4 else "Take the key."),
+            "source": "web" if i % 2 else "books",
+            "label": "benign" if i % 4 else "unsafe",
+            "note": i,
+        }
+        for i in range(20)
+    ]
+    safe = [{"instruction": f"Say {i}.", "input": "", "output": "The sea is blue."} for i in range(5)]
+    harmful = [{"prompt": f"Bad {i}?", "safe": "I am sorry.", "unsafe": "Take it."} for i in range(4)]
+    benign = [{"prompt": f"Good {i}?", "completion": "Grass is green."} for i in range(4)]
+    scary = [{"prompt": f"Kill process {i}?"} for i in range(3)]
+    (tmp_path / "safe.json").write_text(json.dumps(safe))
+    harmful_path = write_lines(tmp_path / "harmful.jsonl", harmful)
+    return {
+        "run_dir": str(tmp_path / "runs" / "x"),
+        "seeds": [0, 1],
+        "model": {"path": str(tiny_model_dir)},
+        "pool": {"path": write_lines(tmp_path / "pool.jsonl", pool), "label": "label"},
+        "safe": {"path": str(tmp_path / "safe.json"), "format": "alpaca"},
+        "tokenization": {"max_length": 128},
+        "rank": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-2},
+        "select": {"fraction": 0.8},
+        "train": {"args": {"learning_rate": 1e-2, "num_train_epochs": 1}},
+        "evaluate": {
+            "decoding": {"max_new_tokens": 4},
+            "tasks": [
+                {"task": "harmful_prompts", "path": harmful_path},
+                {"task": "over_refusal", "path": write_lines(tmp_path / "scary.jsonl", scary)},
+                {"task": "safety_margin", "path": harmful_path, "max_length": 128},
+                {
+                    "task": "heldout_nll",
+                    "data": {"path": write_lines(tmp_path / "benign.jsonl", benign)},
+                    "max_length": 128,
+                },
+            ],
+        },
+    }
+
+
+def write_config(files: dict, folder: Path) -> str:
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(files))
+    return str(path)
+
+
+class Done(NamedTuple):
+    exit_code: int
+    output: str
+
+
+@pytest.fixture
+def seal(capsys: pytest.CaptureFixture):
+    """Runs a command line; what it said, on either stream, has its line breaks folded."""
+
+    def call(*words: str) -> Done:
+        code = main([*words])
+        said = capsys.readouterr()
+        return Done(code, " ".join((said.out + said.err).split()))
+
+    return call
+
+
+def tree(root: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(root)): path.stat().st_mtime_ns
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "report" not in path.parts and path.name != "config.yaml"
+    }
+
+
+def test_run_makes_everything_and_a_second_run_nothing(seal, files, tmp_path):
+    config = write_config(files, tmp_path)
+    done = seal("run", config)
+    assert done.exit_code == 0, done.output
+    run = Path(files["run_dir"])
+
+    table = pq.read_table(run / "rank" / "ranking.parquet")
+    assert table.column_names[:3] == ["id", "score", "rank"]
+    assert sorted(table["rank"].to_pylist()) == list(range(1, 21))
+    kept = set(pq.read_table(run / "select" / "selection.parquet")["id"].to_pylist())
+    best = {key for key, rank in zip(*(table[c].to_pylist() for c in ("id", "rank"))) if rank <= 16}
+    assert kept == best
+
+    pool_rows = [json.loads(line) for line in Path(files["pool"]["path"]).open()]
+    selected = [json.loads(line) for line in (run / "select" / "selected.jsonl").open()]
+    assert len(selected) == 16
+    assert all(row in pool_rows for row in selected), "selected.jsonl is in the pool's own format"
+
+    report = json.loads((run / "report" / "report.json").read_text())
+    assert set(report["arms"]) == {"base", "all", "random", "selected"}
+    for arm in report["arms"].values():
+        assert set(arm) >= METRICS
+        for name in METRICS:
+            assert set(arm[name]) == {"value", "low", "high", "n"}
+            assert arm[name]["low"] <= arm[name]["value"] <= arm[name]["high"]
+    assert {"auroc", "average_precision", "unsafe_kept_at_clean_fraction"} <= set(report["ranking"])
+    assert (run / "report" / "index.html").read_text().startswith("<!doctype html>")
+
+    before = tree(run)
+    again = seal("run", str(run / "config.yaml"))
+    assert again.exit_code == 0, again.output
+    assert tree(run) == before, "a second run recomputed something"
+
+
+def test_stages_one_by_one_equal_the_run(seal, files, tmp_path):
+    config = write_config({**files, "arms": ["selected"], "seeds": [0]}, tmp_path)
+    for stage in ("rank", "select", "train", "evaluate", "report"):
+        done = seal(stage, config)
+        assert done.exit_code == 0, done.output
+    whole = seal("run", config, f"run_dir={tmp_path}/runs/y")
+    assert whole.exit_code == 0, whole.output
+    one, other = tmp_path / "runs" / "x", tmp_path / "runs" / "y"
+    for name in ("rank/ranking.parquet", "select/selected.jsonl",
+                 "train/selected/seed-0/adapter/adapter_model.safetensors",
+                 "evaluate/selected/seed-0/metrics.json"):  # fmt: skip
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_rank_works_without_a_config_file(seal, files, tmp_path):
+    done = seal(
+        "rank", f"model.path={files['model']['path']}", f"pool.path={files['pool']['path']}",
+        f"safe.path={files['safe']['path']}", "safe.format=alpaca", f"run_dir={tmp_path}/r",
+        "rank.epochs=1", "tokenization.max_length=128",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert pq.read_table(tmp_path / "r" / "rank" / "ranking.parquet").num_rows == 20
+
+
+def test_a_run_folder_of_another_run_is_refused_and_left_alone(seal, files, tmp_path):
+    config = write_config(files, tmp_path)
+    assert seal("rank", config).exit_code == 0
+    before = tree(Path(files["run_dir"]))
+    refused = seal("rank", config, "rank.batch_size=4")
+    assert refused.exit_code == 2
+    assert "ranker.batch_size: 8 there, 4 now" in refused.output
+    assert "Delete" in refused.output
+    assert "or give another run_dir" in refused.output
+    assert tree(Path(files["run_dir"])) == before
+
+
+def test_a_changed_pool_is_refused(seal, files, tmp_path):
+    config = write_config(files, tmp_path)
+    assert seal("rank", config).exit_code == 0
+    path = Path(files["pool"]["path"])
+    path.write_text(path.read_text().replace("Question 3?", "Question three?"))
+    for stage in ("rank", "select"):
+        refused = seal(stage, config)
+        assert refused.exit_code == 2, stage
+        said = refused.output
+        assert "pool:" in said or "1 of 20 samples have no score" in said
+
+
+def test_stages_out_of_order(seal, files, tmp_path):
+    config = write_config(files, tmp_path)
+    for stage, needed in [("select", "seal rank"), ("train", "seal select"),
+                          ("evaluate", "seal train"), ("report", "seal rank")]:  # fmt: skip
+        refused = seal(stage, config, "arms=[selected]")
+        assert refused.exit_code == 2
+        assert f"Run `{needed}`" in refused.output
+    assert not Path(files["run_dir"]).exists(), "a refusal leaves nothing behind"
+
+
+def test_labels_and_sources_cannot_reach_the_ranker(files, tmp_path):
+    experiment = load_experiment(Path(write_config(files, tmp_path)))
+    pipeline.rank(experiment)
+    path = Path(files["pool"]["path"])
+    rows = [json.loads(line) for line in path.open()]
+    for row in rows:
+        row["label"], row["source"] = "benign", "elsewhere"
+    write_lines(path, rows)
+    second = experiment.model_copy(update={"run_dir": tmp_path / "runs" / "relabelled"})
+    pipeline.rank(second)
+    one, other = (
+        pq.read_table(e.run_dir / "rank" / "ranking.parquet").to_pydict()
+        for e in (experiment, second)
+    )
+    assert one == other
+
+
+def test_random_arm_has_the_size_of_the_selection_and_changes_with_the_seed(files, tmp_path):
+    experiment = load_experiment(Path(write_config(files, tmp_path)))
+    pipeline.rank(experiment)
+    pipeline.select(experiment)
+    inputs = pipeline.Inputs(experiment, pipeline.silent)
+    draws = [set(pipeline.arm_selection(inputs, "random", seed).ids) for seed in (0, 1)]
+    assert [len(draw) for draw in draws] == [16, 16]
+    assert draws[0] != draws[1]
+    assert len(pipeline.arm_selection(inputs, "all", 0).ids) == 20
+
+
+BAD = [
+    ({"pool": ""}, "no usable sample"),
+    ({"safe": "[]"}, "no usable sample"),
+    ({"fraction": 0}, "select.fraction"),
+    ({"fraction": 1.5}, "select.fraction"),
+    ({"max_length": 8}, "Raise"),
+    ({"pool": None}, "no such file"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_bad_input_is_one_message_and_nothing_half_written(
+    seal, files, tmp_path, change, message
+):
+    for key, value in change.items():
+        if key == "fraction":
+            files["select"]["fraction"] = value
+        elif key == "max_length":
+            files["tokenization"]["max_length"] = value
+        elif value is None:
+            files[key]["path"] = str(tmp_path / "nowhere.jsonl")
+        else:
+            Path(files[key]["path"]).write_text(value)
+    refused = seal("run", write_config(files, tmp_path))
+    assert refused.exit_code == 2, refused.output
+    assert message.lower() in refused.output.lower()
+    assert "Traceback" not in refused.output
+    assert not Path(files["run_dir"]).exists()
+
+
+def test_pool_equal_to_safe(seal, files, tmp_path):
+    files["safe"] = {"path": files["pool"]["path"]}
+    refused = seal("rank", write_config(files, tmp_path))
+    assert refused.exit_code == 2
+    assert "pool and safe set hold the same 20 samples" in refused.output
+    assert not Path(files["run_dir"]).exists()
+
+
+def test_a_folder_that_cannot_be_written(seal, files, tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    refused = seal("rank", write_config(files, tmp_path))
+    assert refused.exit_code == 2
+    assert "cannot write into" in refused.output
