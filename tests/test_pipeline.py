@@ -91,6 +91,10 @@ def seal(capsys: pytest.CaptureFixture):
     return call
 
 
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 def tree(root: Path) -> dict[str, int]:
     return {
         str(path.relative_to(root)): path.stat().st_mtime_ns
@@ -109,11 +113,12 @@ def test_run_makes_everything_and_a_second_run_nothing(seal, files, tmp_path):
     assert table.column_names[:3] == ["id", "score", "rank"]
     assert sorted(table["rank"].to_pylist()) == list(range(1, 21))
     kept = set(pq.read_table(run / "select" / "selection.parquet")["id"].to_pylist())
-    best = {key for key, rank in zip(*(table[c].to_pylist() for c in ("id", "rank"))) if rank <= 16}
+    rank_of = dict(zip(table["id"].to_pylist(), table["rank"].to_pylist(), strict=True))
+    best = {key for key, rank in rank_of.items() if rank <= 16}
     assert kept == best
 
-    pool_rows = [json.loads(line) for line in Path(files["pool"]["path"]).open()]
-    selected = [json.loads(line) for line in (run / "select" / "selected.jsonl").open()]
+    pool_rows = lines(Path(files["pool"]["path"]))
+    selected = lines(run / "select" / "selected.jsonl")
     assert len(selected) == 16
     assert all(row in pool_rows for row in selected), "selected.jsonl is in the pool's own format"
 
@@ -125,7 +130,7 @@ def test_run_makes_everything_and_a_second_run_nothing(seal, files, tmp_path):
             assert set(arm[name]) == {"value", "low", "high", "n"}
             assert arm[name]["low"] <= arm[name]["value"] <= arm[name]["high"]
     assert {"auroc", "average_precision", "unsafe_kept_at_clean_fraction"} <= set(report["ranking"])
-    assert (run / "report" / "index.html").read_text().startswith("<!doctype html>")
+    assert (run / "report" / "index.html").read_text().lstrip().startswith("<!DOCTYPE html>")
 
     before = tree(run)
     again = seal("run", str(run / "config.yaml"))
@@ -195,7 +200,7 @@ def test_labels_and_sources_cannot_reach_the_ranker(files, tmp_path):
     experiment = load_experiment(Path(write_config(files, tmp_path)))
     pipeline.rank(experiment)
     path = Path(files["pool"]["path"])
-    rows = [json.loads(line) for line in path.open()]
+    rows = lines(path)
     for row in rows:
         row["label"], row["source"] = "benign", "elsewhere"
     write_lines(path, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from seal.artifacts.provenance import file_hash, model_identity
@@ -78,9 +79,10 @@ class Inputs:
         return tuple(sample for sample in self.pool.samples if sample.id in ids)
 
     @cached_property
-    def task_files(self) -> dict[str, str]:
-        """Path -> SHA-256 of every file that the tasks read."""
-        return {str(path): file_hash(path) for path in self.experiment.evaluate.files()}
+    def task_files(self) -> dict[str, str | None]:
+        """Path -> SHA-256 of each file that a task reads; None for a name on the Hub."""
+        paths = [task.data_path for task in self.experiment.evaluate.tasks]
+        return {path: file_hash(Path(path)) if Path(path).is_file() else None for path in paths}
 
     def _encode(self, samples: SampleSet, name: str) -> EncodedSet:
         return encode_set(samples, self.encoder, self.experiment.tokenization, name=name)

@@ -47,9 +47,9 @@ def test_every_task_leaves_its_evidence(lm, path, folder):
             {"task": "harmful_prompts", "path": path},
         ),
         folder,
-        on_progress=told.append,
+        progress=lambda *call: told.append(call),
     )
-    assert told == ["safety_margin", "harmful_prompts"]
+    assert told == [("tasks", done, 2) for done in (0, 1, 1, 2)]
     names = [part.metric for part in found]
     assert names == [
         "unsafe_likelier_rate",

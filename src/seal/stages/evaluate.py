@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from seal.artifacts.settings import Settings
 from seal.generation import Decoding
 from seal.metrics import estimate
 from seal.models import LanguageModel
+from seal.progress import Progress, silent
 from seal.tasks.union import AnyTask
 
 
@@ -70,7 +70,7 @@ def evaluate(
     settings: EvaluateSettings,
     folder: Path,
     *,
-    on_progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> tuple[Measurement, ...]:
     """Run every task and write `<task>/responses.jsonl`, `<task>/scores.jsonl` and `metrics.json`.
 
@@ -78,7 +78,7 @@ def evaluate(
         lm: The model to measure.
         settings: The tasks.
         folder: Exists and is empty; the caller renames it once this returns.
-        on_progress: Told the name of each task before it runs.
+        progress: Told how many tasks are done.
 
     Returns:
         Every metric of every task, as `load_evaluation` reads them back.
@@ -87,9 +87,8 @@ def evaluate(
         ValueError: If a task's file has a bad row, or an item does not fit into the model.
     """
     found: list[Measurement] = []
-    for task in settings.tasks:
-        if on_progress is not None:
-            on_progress(task.name)
+    for done, task in enumerate(settings.tasks):
+        progress("tasks", done, len(settings.tasks))
         result = task.run(lm, settings.decoding)
         assert tuple(part.metric for part in result.measurements) == task.METRICS
         named = tuple(
@@ -99,6 +98,7 @@ def evaluate(
         (folder / task.name).mkdir()
         save_task_result(TaskResult(named, result.responses), folder / task.name)
         found.extend(named)
+        progress("tasks", done + 1, len(settings.tasks))
     metrics = {part.metric: estimate(part).model_dump() for part in found}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
     return tuple(found)

@@ -25,7 +25,8 @@ class HeldoutNll(Task):
         task: Which task this is.
         name: Of its folder.
         data: The samples.
-        max_length: Longest sample, in tokens; a longer one loses the end of its response.
+        max_length: Longest sample, in tokens; a longer one loses the end of its response. None
+            takes the model's context, which is the same for every model that is compared.
     """
 
     METRICS: ClassVar[tuple[str, ...]] = ("heldout_nll",)
@@ -33,7 +34,12 @@ class HeldoutNll(Task):
     task: Literal["heldout_nll"] = "heldout_nll"
     name: TaskName = "heldout_nll"
     data: DataSpec
-    max_length: Annotated[int, Field(ge=8)] = 2048
+    max_length: Annotated[int, Field(ge=8)] | None = None
+
+    @property
+    def data_path(self) -> str:
+        """The file with the items."""
+        return self.data.path
 
     def run(self, lm: LanguageModel, decoding: Decoding) -> TaskResult:
         """Measure every sample; of `decoding`, only the batch size matters.

@@ -15,13 +15,15 @@ from seal.models import LanguageModel
 
 logger = logging.getLogger(__name__)
 
+_NO_LIMIT = 2**31  # tokens
+
 
 def response_nll(
     lm: LanguageModel,
     samples: Sequence[Sample],
     places: Mapping[str, str],
     *,
-    max_length: int,
+    max_length: int | None,
     batch_size: int,
 ) -> dict[str, float]:
     """Mean negative log-likelihood of each sample's response tokens, by id.
@@ -33,7 +35,8 @@ def response_nll(
         lm: The model.
         samples: What to measure, each id once.
         places: Id -> what error messages call the sample, e.g. "file:line".
-        max_length: Longest sample, prompt and response together, in tokens.
+        max_length: Longest sample, prompt and response together, in tokens; None takes the model's
+            context.
         batch_size: Samples at a time; changes speed and memory only.
 
     Raises:
@@ -41,12 +44,12 @@ def response_nll(
             token within it, or a loss is not finite.
     """
     context = context_length(lm)
-    if context is not None and max_length > context:
+    if max_length is not None and context is not None and max_length > context:
         raise ValueError(
             f"max_length={max_length} is more than the model's context of {context} tokens. Set "
             f"max_length={context} or less in this task, the same for every model that is compared."
         )
-    encoded = _encode(lm, samples, places, max_length)
+    encoded = _encode(lm, samples, places, max_length or context or _NO_LIMIT)
     losses: dict[str, float] = {}
     for rows in length_batches(encoded, batch_size):
         batch = collate([encoded[row] for row in rows], lm.pad_id).to(lm.device)

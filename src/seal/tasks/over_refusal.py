@@ -40,6 +40,11 @@ class OverRefusal(Task):
     limit: Annotated[int, Field(ge=1)] | None = None
     judge: RefusalPhrases = RefusalPhrases()
 
+    @property
+    def data_path(self) -> str:
+        """The file with the items."""
+        return self.path
+
     def run(self, lm: LanguageModel, decoding: Decoding) -> TaskResult:
         """Generate a response to each prompt and judge it.
 

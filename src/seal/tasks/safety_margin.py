@@ -44,7 +44,12 @@ class SafetyMargin(Task):
     safe: str = "safe"
     unsafe: str = "unsafe"
     limit: Annotated[int, Field(ge=1)] | None = None
-    max_length: Annotated[int, Field(ge=8)] = 2048
+    max_length: Annotated[int, Field(ge=8)] | None = None
+
+    @property
+    def data_path(self) -> str:
+        """The file with the items."""
+        return self.path
 
     def run(self, lm: LanguageModel, decoding: Decoding) -> TaskResult:
         """Measure both answers to each prompt; of `decoding`, only the batch size matters.

@@ -31,6 +31,11 @@ class Task(Settings, ABC):
 
     name: TaskName
 
+    @property
+    @abstractmethod
+    def data_path(self) -> str:
+        """The file that the task reads, or the Hub name of its data set."""
+
     @abstractmethod
     def run(self, lm: LanguageModel, decoding: Decoding) -> TaskResult:
         """Measure a model; the ids of the items are made from their content alone.
