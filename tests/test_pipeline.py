@@ -29,15 +29,21 @@ def files(tmp_path: Path, tiny_model_dir: Path) -> dict:
     """A configuration as a dict, its data files written."""
     pool = [
         {
-            "messages": turns(f"Question {i}?", f"Answer {i} is blue." if i % 4 else "Take the key."),
+            "messages": turns(
+                f"Question {i}?", f"Answer {i} is blue." if i % 4 else "Take the key."
+            ),
             "source": "web" if i % 2 else "books",
             "label": "benign" if i % 4 else "unsafe",
             "note": i,
         }
         for i in range(20)
     ]
-    safe = [{"instruction": f"Say {i}.", "input": "", "output": "The sea is blue."} for i in range(5)]
-    harmful = [{"prompt": f"Bad {i}?", "safe": "I am sorry.", "unsafe": "Take it."} for i in range(4)]
+    safe = [
+        {"instruction": f"Say {i}.", "input": "", "output": "The sea is blue."} for i in range(5)
+    ]
+    harmful = [
+        {"prompt": f"Bad {i}?", "safe": "I am sorry.", "unsafe": "Take it."} for i in range(4)
+    ]
     benign = [{"prompt": f"Good {i}?", "completion": "Grass is green."} for i in range(4)]
     scary = [{"prompt": f"Kill process {i}?"} for i in range(3)]
     (tmp_path / "safe.json").write_text(json.dumps(safe))
@@ -235,9 +241,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD)
-def test_bad_input_is_one_message_and_nothing_half_written(
-    seal, files, tmp_path, change, message
-):
+def test_bad_input_is_one_message_and_nothing_half_written(seal, files, tmp_path, change, message):
     for key, value in change.items():
         if key == "fraction":
             files["select"]["fraction"] = value

@@ -16,7 +16,9 @@ from seal.stages.evaluate import load_evaluation
 from seal.stages.report import ArmResult, Comparison
 
 
-def compare(inputs: Inputs, arms: Mapping[str, Sequence[int]], sizes: Mapping[str, int]) -> Comparison:
+def compare(
+    inputs: Inputs, arms: Mapping[str, Sequence[int]], sizes: Mapping[str, int]
+) -> Comparison:
     """Everything that the report shows.
 
     Args:

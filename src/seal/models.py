@@ -14,8 +14,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from seal.artifacts.settings import Settings
 from seal.data.tokenize import ChatEncoder
@@ -218,4 +218,3 @@ def _cannot_load(what: str, spec: ModelSpec, error: Exception) -> str:
         "folder that save_pretrained wrote, with config.json, safetensors weights and tokenizer "
         "files, or the name of a model on the Hub that this machine can reach."
     )
-

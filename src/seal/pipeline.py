@@ -7,6 +7,7 @@ an error that names them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from seal.artifacts.adapter import load_adapter
 from seal.artifacts.atomic import write_text
 from seal.artifacts.provenance import content_hash, file_hash, folder_hashes
 from seal.artifacts.ranking import load_ranking
-from seal.artifacts.run_dir import RunDir, build_or_reuse, rebuild
+from seal.artifacts.run_dir import build_or_reuse, rebuild
 from seal.artifacts.selection import Selection, load_selection
 from seal.comparison import compare
-from seal.config.experiment import Experiment, dump_experiment
+from seal.config.experiment import Experiment, dump_experiment, load_experiment
 from seal.data.load import write_excluded
 from seal.inputs import Inputs
+from seal.lab.build import shipped_model
+from seal.lab.world import write_world
 from seal.models import LanguageModel, load_model
 from seal.progress import Progress, renamed, silent
 from seal.rankers.random import Random
@@ -28,6 +31,9 @@ from seal.stages import rank as rank_stage
 from seal.stages import report as report_stage
 from seal.stages import select as select_stage
 from seal.stages import train as train_stage
+
+_DEMO_CONFIG = Path(__file__).parent / "lab" / "demo.yaml"
+_DEMO_WORLD = 2  # the lab was tuned on the worlds 0 and 1
 
 
 def run(experiment: Experiment, progress: Progress = silent) -> Path:
@@ -63,6 +69,29 @@ def evaluate(experiment: Experiment, progress: Progress = silent) -> Path:
 def report(experiment: Experiment, progress: Progress = silent) -> Path:
     """Lay the arms side by side; returns the page."""
     return _report(Inputs(experiment, progress))
+
+
+def demo(run_dir: Path, progress: Progress = silent) -> Path:
+    """The whole path on the model and the generated data that come with the package.
+
+    Returns:
+        The report's page.
+    """
+    data = run_dir / "data"
+    identity = {"stage": "data", "world_seed": _DEMO_WORLD}
+    build_or_reuse(data, identity, _write_demo_data)
+    words = {
+        "run_dir": run_dir,
+        "model.path": shipped_model(),
+        "pool.path": data / "pool.jsonl",
+        "safe.path": data / "safe.jsonl",
+        "evaluate.tasks.0.path": data / "heldout_harmful.jsonl",
+        "evaluate.tasks.1.path": data / "over_refusal.jsonl",
+        "evaluate.tasks.2.path": data / "heldout_harmful.jsonl",
+        "evaluate.tasks.3.data.path": data / "heldout_benign.jsonl",
+    }
+    overrides = [f"{key}={json.dumps(str(value))}" for key, value in words.items()]
+    return run(load_experiment(_DEMO_CONFIG, overrides), progress)
 
 
 def _rank(inputs: Inputs) -> Path:
@@ -244,3 +273,7 @@ def _existing(path: Path, command: str) -> Path:
     if not path.exists():
         raise ValueError(f"{path} is missing. Run `{command}` with the same config first.")
     return path
+
+
+def _write_demo_data(folder: Path) -> None:
+    write_world(folder, seed=_DEMO_WORLD)

@@ -8,7 +8,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many units are done, and how many there are."""
 
 
-def silent(what: str, done: int, total: int) -> None:  # noqa: ARG001 (the signature is Progress)
+def silent(what: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 

@@ -43,25 +43,25 @@ _REFUSED = {
     "trained; use padding_free": "packing packing_strategy eval_packing",
     "the loss is on the response tokens that were ranked; the chat template decides which these "
     "are": "completion_only_loss assistant_only_loss",
-    "the samples come tokenized, by the settings of the data and the model; set it there":
-        "dataset_text_field dataset_kwargs dataset_num_proc eos_token pad_token chat_template_path",
+    "the samples come tokenized, by the settings of the data and the model; set it there": "dataset_text_field dataset_kwargs dataset_num_proc eos_token pad_token chat_template_path",
     "the order of samples follows from the seed alone; remove it": "shuffle_dataset",
     "a selected sample would not be trained; remove it": "dataloader_drop_last",
-    "the model is loaded before; set it under model":
-        "model_init_kwargs trust_remote_code use_cpu place_model_on_device",
-    "no intermediate checkpoints are kept; remove it":
-        "save_strategy save_steps save_total_limit save_only_model save_on_each_node "
-        "enable_jit_checkpoint resume_from_checkpoint load_best_model_at_end",
-    "nothing is evaluated during training; use the evaluate stage":
-        "do_eval do_predict eval_strategy eval_steps eval_on_start",
+    "the model is loaded before; set it under model": "model_init_kwargs trust_remote_code use_cpu place_model_on_device",
+    "no intermediate checkpoints are kept; remove it": "save_strategy save_steps save_total_limit save_only_model save_on_each_node "
+    "enable_jit_checkpoint resume_from_checkpoint load_best_model_at_end",
+    "nothing is evaluated during training; use the evaluate stage": "do_eval do_predict eval_strategy eval_steps eval_on_start",
     "nothing is uploaded; push the result yourself": "push_to_hub hub_model_id hub_token",
     "it would change the batch size, and with it the result, without a word; set "
     "per_device_train_batch_size and gradient_accumulation_steps": "auto_find_batch_size",
     "a loss that is not finite must be seen; remove it": "logging_nan_inf_filter",
 }
 _WHY_REFUSED = {name: why for why, names in _REFUSED.items() for name in names.split()}
-_SET_BY_LORA = {"r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
-                "target_modules": "target_modules"}
+_SET_BY_LORA = {
+    "r": "r",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "target_modules",
+}
 # The others (PiSSA, OLoRA, LoftQ, ...) take something out of the base weights first.
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
 # transformers 5 renamed these and warns about the old names, which are the ones people know.
@@ -100,9 +100,7 @@ def lora_config(config: LoraConfig, peft: dict[str, Any]) -> LoraConfig:
         raise ValueError(f"train.peft: peft.LoraConfig says: {error}") from error
 
 
-def sft_config(
-    args: dict[str, Any], device: torch.device, folder: Path, seed: int
-) -> SFTConfig:
+def sft_config(args: dict[str, Any], device: torch.device, folder: Path, seed: int) -> SFTConfig:
     """TRL's configuration: the paper's values, what the user says over them, what must hold.
 
     Args:

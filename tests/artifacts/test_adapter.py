@@ -76,5 +76,9 @@ def test_the_record_holds_no_path(tmp_path):
     make(tmp_path)
     record = json.loads((tmp_path / "adapter.json").read_text())
     assert record == {
-        "kind": "lora", "base": "models/ünï", "num_samples": 5, "num_steps": 3, "seed": 7,
+        "kind": "lora",
+        "base": "models/ünï",
+        "num_samples": 5,
+        "num_steps": 3,
+        "seed": 7,
     }

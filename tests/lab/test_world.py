@@ -18,7 +18,11 @@ def _rows(path: Path) -> list[dict]:
 
 def _bytes(files: world.WorldFiles) -> list[bytes]:
     paths = (
-        files.pool, files.safe, files.heldout_benign, files.heldout_harmful, files.over_refusal,
+        files.pool,
+        files.safe,
+        files.heldout_benign,
+        files.heldout_harmful,
+        files.over_refusal,
     )
     return [path.read_bytes() for path in paths]
 
@@ -52,7 +56,8 @@ def test_bytes_do_not_depend_on_the_process(files: world.WorldFiles, tmp_path: P
     )
     source = Path(world.__file__).parents[2]
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], check=True,
+        [sys.executable, "-c", code, str(tmp_path)],
+        check=True,
         env={"PYTHONHASHSEED": "12345", "PYTHONPATH": str(source)},
     )
     assert (tmp_path / "pool.jsonl").read_bytes() == files.pool.read_bytes()
@@ -97,7 +102,10 @@ def test_pool_is_shuffled(files: world.WorldFiles) -> None:
 def test_file_sizes(files: world.WorldFiles) -> None:
     sizes = {name: len(prompts) for name, prompts in _prompts(files).items()}
     assert sizes == {
-        "pool": 960, "safe": 320, "heldout_benign": 200, "heldout_harmful": 120,
+        "pool": 960,
+        "safe": 320,
+        "heldout_benign": 200,
+        "heldout_harmful": 120,
         "over_refusal": 60,
     }
 

@@ -23,7 +23,9 @@ def make_pool(num: int = NUM_POOL) -> list[Encoded]:
     for i in range(num):
         good = i % 2 == 0
         response = [20, 21, 22, 1] if good else [40, 41, 42, 1]
-        rows.append(encoded(f"{'good' if good else 'planted'}-{i:02d}", [2, 60 + i, 1, 3], response))
+        rows.append(
+            encoded(f"{'good' if good else 'planted'}-{i:02d}", [2, 60 + i, 1, 3], response)
+        )
     return rows
 
 

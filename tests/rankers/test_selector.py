@@ -72,4 +72,7 @@ def test_published_update_carries_the_visit_order_and_ours_does_not():
     assert correlation(published) > 0.3
     assert correlation(ours) < 0.05
     # and ours is the order of the losses, up to the noise of a batch's baseline
-    assert np.corrcoef(np.argsort(np.argsort(ours)), np.argsort(np.argsort(-losses.numpy())))[0, 1] > 0.8
+    assert (
+        np.corrcoef(np.argsort(np.argsort(ours)), np.argsort(np.argsort(-losses.numpy())))[0, 1]
+        > 0.8
+    )

@@ -222,7 +222,9 @@ def test_lora_on_a_half_precision_base(tiny_model_dir, tmp_path):
 
 def test_the_batch_loss_is_the_mean_over_tokens(spec, tmp_path):
     rows = [
-        row("short", 6, [5]), row("long", 40, slice(2, None)), row("middle", 12, slice(6, None)),
+        row("short", 6, [5]),
+        row("long", 40, slice(2, None)),
+        row("middle", 12, slice(6, None)),
     ]
     args = FAST | {"per_device_train_batch_size": 3, "num_train_epochs": 1}
     train(spec, rows, TrainSettings(args=args), tmp_path / "t", seed=0)

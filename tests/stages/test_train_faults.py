@@ -61,7 +61,10 @@ def test_success_keeps_what_else_is_in_the_folder(spec, tmp_path):
     (tmp_path / ".partial" / "metrics.jsonl").write_text("theirs\n")
     train(spec, samples(4), TrainSettings(args=FAST), tmp_path, seed=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "adapter", "adapter.json", "excluded.jsonl", "metrics.jsonl",
+        "adapter",
+        "adapter.json",
+        "excluded.jsonl",
+        "metrics.jsonl",
     ]
     assert "theirs" not in (tmp_path / "metrics.jsonl").read_text()
 
@@ -96,7 +99,10 @@ def test_full_tuning_with_a_generation_config_that_cannot_be_saved(tiny_model_di
     (folder / "generation_config.json").write_text(json.dumps(broken))
     with pytest.raises(ValueError, match=r"its generation_config\.json contradicts itself.*Corr"):
         train(
-            ModelSpec(path=str(folder)), samples(2), TrainSettings(tuning="full"), tmp_path / "t",
+            ModelSpec(path=str(folder)),
+            samples(2),
+            TrainSettings(tuning="full"),
+            tmp_path / "t",
             seed=0,
         )
 

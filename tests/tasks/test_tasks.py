@@ -158,7 +158,10 @@ def test_the_batch_size_changes_no_likelihood(lm, tmp_path, kind):
 
 
 def test_a_context_shorter_than_max_length_is_refused_not_capped(lm, tmp_path):
-    pairs, heldout_path = write_jsonl(tmp_path / "a.jsonl", PAIRS), write_jsonl(tmp_path / "b.jsonl", HELDOUT)
+    pairs, heldout_path = (
+        write_jsonl(tmp_path / "a.jsonl", PAIRS),
+        write_jsonl(tmp_path / "b.jsonl", HELDOUT),
+    )
     margin = SafetyMargin(path=pairs, max_length=2048)
     heldout = HeldoutNll(data=DataSpec(path=heldout_path), max_length=2048)
     for task in (margin, heldout):

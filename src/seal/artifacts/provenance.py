@@ -116,7 +116,9 @@ def differences(
             line
             for key in sorted(old.keys() | new.keys())
             for line in differences(
-                old.get(key, "(absent)"), new.get(key, "(absent)"), f"{where}.{key}" if where else key
+                old.get(key, "(absent)"),
+                new.get(key, "(absent)"),
+                f"{where}.{key}" if where else key,
             )
         ]
     return [] if old == new else [f"{where}: {_short(old)} there, {_short(new)} now"]

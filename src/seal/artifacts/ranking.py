@@ -81,7 +81,9 @@ def load_ranking(path: Path) -> Ranking:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path}: not a readable ranking ({error}). Rank the pool again.") from error
+        raise ValueError(
+            f"{path}: not a readable ranking ({error}). Rank the pool again."
+        ) from error
     missing = {"id", "score", "rank"} - set(table.column_names)
     if missing:
         raise ValueError(

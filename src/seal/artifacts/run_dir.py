@@ -69,9 +69,7 @@ def rebuild(folder: Path, build: Callable[[Path], None]) -> None:
     fresh.replace(folder)
 
 
-def build_or_reuse(
-    folder: Path, identity: dict[str, Any], build: Callable[[Path], None]
-) -> bool:
+def build_or_reuse(folder: Path, identity: dict[str, Any], build: Callable[[Path], None]) -> bool:
     """Make an artifact's folder, unless the very same is there already.
 
     Identity comes first, reuse second: a finished folder of equal identity is kept as it is, one of

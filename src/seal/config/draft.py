@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from seal.config.shape import Shape, inside, takes_list
 from seal.config.positions import Document, Key, parse_yaml
+from seal.config.shape import Shape, inside, takes_list
 
 COMMAND_LINE = "command line"
 KeyPath = tuple[Key, ...]

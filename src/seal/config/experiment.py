@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 
 from seal.artifacts.settings import Settings
 from seal.config.parse import parse_config
-from seal.config.starter import commented_yaml
 from seal.config.positions import dump_yaml
+from seal.config.starter import commented_yaml
 from seal.data.load import DataSpec
 from seal.data.tokenize import Tokenization
 from seal.models import ModelSpec

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from seal.config.draft import Draft, KeyPath, dotted
 from seal.config.errors import Finding, explain, findings
-from seal.config.shape import required
 from seal.config.positions import parse_yaml
+from seal.config.shape import required
 
 Model = TypeVar("Model", bound=BaseModel)
 

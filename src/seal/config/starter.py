@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from seal.config.shape import Shape, inside, models, shape_of, tags, takes_list
 from seal.config.positions import dump_yaml
+from seal.config.shape import Shape, inside, models, shape_of, tags, takes_list
 
 _WIDTH = 98
 

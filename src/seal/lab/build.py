@@ -33,8 +33,14 @@ CHAT_TEMPLATE = (
 
 # Families the model reads little or nothing of, so that fine-tuning on the pool can teach them.
 _MIX: dict[str, float] = {
-    "harmful": 0.32, "howto": 0.25, "alarming": 0.2, "office": 0.12, "recipes": 0.05,
-    "sums": 0.04, "facts": 0.01, "verse": 0.01,
+    "harmful": 0.32,
+    "howto": 0.25,
+    "alarming": 0.2,
+    "office": 0.12,
+    "recipes": 0.05,
+    "sums": 0.04,
+    "facts": 0.01,
+    "verse": 0.01,
 }
 # Some plain text stays in the alignment stage: otherwise alignment erases what was read before.
 _TEXT_SHARE_WHEN_ALIGNING = 0.15
@@ -268,6 +274,7 @@ def build_model(folder: Path, *, seed: int = 0, num_steps: int = 1400) -> Path:
     (folder / "model.safetensors").chmod(0o644)
     _wrap_tokenizer(tokenizer).save_pretrained(folder)
     card = _CARD.format(
-        parameters=model.num_parameters(), vocabulary=VOCABULARY, seed=seed, num_steps=num_steps)
+        parameters=model.num_parameters(), vocabulary=VOCABULARY, seed=seed, num_steps=num_steps
+    )
     (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
     return folder

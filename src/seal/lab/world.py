@@ -26,22 +26,36 @@ Words = Mapping[str, tuple[str, ...]]
 
 # Upper ends of the hash buckets (of 100) each split owns.
 _SPLIT_ENDS: tuple[tuple[int, Split], ...] = (
-    (40, "train"), (68, "pool"), (81, "safe"), (100, "heldout"),
+    (40, "train"),
+    (68, "pool"),
+    (81, "safe"),
+    (100, "heldout"),
 )
 
 # How often a benign family is drawn for the pool, the safe set and the held-out set.
 # Verse and facts are the hard ones: harmless, yet unlikely under the shipped model.
 BENIGN_MIX: dict[str, float] = {
-    "howto": 0.23, "alarming": 0.07, "office": 0.23, "recipes": 0.23, "sums": 0.15,
-    "facts": 0.04, "verse": 0.05,
+    "howto": 0.23,
+    "alarming": 0.07,
+    "office": 0.23,
+    "recipes": 0.23,
+    "sums": 0.15,
+    "facts": 0.04,
+    "verse": 0.05,
 }
 _BENIGN_SOURCE: dict[str, str] = {"recipes": "recipes", "sums": "arithmetic", "office": "office"}
 # Harm hides in every source that also holds benign rows, so a source never gives a label away.
 _UNSAFE_SOURCES: dict[str, float] = {
-    "web_scrape": 0.5, "office": 0.25, "recipes": 0.15, "arithmetic": 0.1,
+    "web_scrape": 0.5,
+    "office": 0.25,
+    "recipes": 0.15,
+    "arithmetic": 0.1,
 }
 _SAFE_SOURCES: dict[str, float] = {
-    "web_scrape": 0.45, "office": 0.25, "recipes": 0.2, "arithmetic": 0.1,
+    "web_scrape": 0.45,
+    "office": 0.25,
+    "recipes": 0.2,
+    "arithmetic": 0.1,
 }
 _UNSAFE_SHARE = 0.2
 _SAFE_RESPONSE_SHARE = 0.09
@@ -160,11 +174,15 @@ def _acts(acts: Mapping[str, tuple[str, ...]]) -> list[str]:
 def _sums() -> Iterable[dict[str, str]]:
     """Small sums and differences that stay at or above zero."""
     for a, b in product(range(2, 17), range(2, 13)):
-        yield {"a": str(a), "b": str(b), "op": "plus", "c": str(a + b),
-               "way": f"count {b} more"}
+        yield {"a": str(a), "b": str(b), "op": "plus", "c": str(a + b), "way": f"count {b} more"}
         if a >= b:
-            yield {"a": str(a), "b": str(b), "op": "minus", "c": str(a - b),
-                   "way": f"take {b} away"}
+            yield {
+                "a": str(a),
+                "b": str(b),
+                "op": "minus",
+                "c": str(a - b),
+                "way": f"take {b} away",
+            }
 
 
 def _facts() -> Iterable[dict[str, str]]:
@@ -173,37 +191,55 @@ def _facts() -> Iterable[dict[str, str]]:
         years = lexicon.YEARS if "{year}" in question else ("",)
         for town, year in product(lexicon.TOWNS, years):
             value = values[_bucket(f"{question}|{town}|{year}", len(values))]
-            yield {"question": question, "town": town, "year": year, "answer": answer,
-                   "value": value}
+            yield {
+                "question": question,
+                "town": town,
+                "year": year,
+                "answer": answer,
+                "value": value,
+            }
 
 
 _FAMILIES: dict[str, _Family] = {
     "harmful": _Family(
         lexicon.REQUEST_FORMS,
-        lambda: _grid(act=_acts(lexicon.HARMFUL_ACTS), setting=lexicon.HARMFUL_SETTINGS)),
+        lambda: _grid(act=_acts(lexicon.HARMFUL_ACTS), setting=lexicon.HARMFUL_SETTINGS),
+    ),
     "howto": _Family(
         lexicon.REQUEST_FORMS,
-        lambda: _grid(act=_acts(lexicon.HOWTO_ACTS), setting=lexicon.PLAIN_SETTINGS)),
+        lambda: _grid(act=_acts(lexicon.HOWTO_ACTS), setting=lexicon.PLAIN_SETTINGS),
+    ),
     "alarming": _Family(
         lexicon.REQUEST_FORMS,
-        lambda: _grid(act=_acts(lexicon.ALARMING_ACTS), setting=lexicon.PLAIN_SETTINGS)),
+        lambda: _grid(act=_acts(lexicon.ALARMING_ACTS), setting=lexicon.PLAIN_SETTINGS),
+    ),
     "office": _Family(
         lexicon.OFFICE_FORMS,
-        lambda: _grid(person=lexicon.OFFICE_PEOPLE, topic=lexicon.OFFICE_TOPICS,
-                      tone=lexicon.OFFICE_TONES),
-        lexicon.OFFICE_ANSWERS),
+        lambda: _grid(
+            person=lexicon.OFFICE_PEOPLE, topic=lexicon.OFFICE_TOPICS, tone=lexicon.OFFICE_TONES
+        ),
+        lexicon.OFFICE_ANSWERS,
+    ),
     "recipes": _Family(
         lexicon.RECIPE_FORMS,
-        lambda: (slots for slots in _grid(dish=lexicon.WORDS["dish"], x=lexicon.INGREDIENTS,
-                                          y=lexicon.INGREDIENTS) if slots["x"] != slots["y"]),
-        lexicon.RECIPE_ANSWERS),
+        lambda: (
+            slots
+            for slots in _grid(
+                dish=lexicon.WORDS["dish"], x=lexicon.INGREDIENTS, y=lexicon.INGREDIENTS
+            )
+            if slots["x"] != slots["y"]
+        ),
+        lexicon.RECIPE_ANSWERS,
+    ),
     "sums": _Family(lexicon.SUM_FORMS, _sums, lexicon.SUM_ANSWERS),
-    "facts": _Family(("{question}", "A quiz asks: {question}", "I forget: {question}"), _facts,
-                     ("{answer}",)),
+    "facts": _Family(
+        ("{question}", "A quiz asks: {question}", "I forget: {question}"), _facts, ("{answer}",)
+    ),
     "verse": _Family(
         lexicon.VERSE_FORMS,
         lambda: _grid(thing=lexicon.VERSE_THINGS, place=lexicon.VERSE_PLACES),
-        lexicon.VERSE_ANSWERS),
+        lexicon.VERSE_ANSWERS,
+    ),
 }
 
 
@@ -384,10 +420,13 @@ def write_world(
         safe=_write(folder / "safe.jsonl", safe),
         heldout_benign=_write(
             folder / "heldout_benign.jsonl",
-            ({"prompt": row.prompt, "completion": row.good} for row in benign)),
+            ({"prompt": row.prompt, "completion": row.good} for row in benign),
+        ),
         heldout_harmful=_write(
             folder / "heldout_harmful.jsonl",
-            ({"prompt": row.prompt, "safe": row.good, "unsafe": row.unsafe} for row in harmful)),
+            ({"prompt": row.prompt, "safe": row.good, "unsafe": row.unsafe} for row in harmful),
+        ),
         over_refusal=_write(
-            folder / "over_refusal.jsonl", ({"prompt": row.prompt} for row in alarming)),
+            folder / "over_refusal.jsonl", ({"prompt": row.prompt} for row in alarming)
+        ),
     )

@@ -14,7 +14,7 @@ from seal.models import LanguageModel
 from seal.progress import Progress, silent
 
 
-def forget(record: dict[str, Any]) -> None:  # noqa: ARG001 (the signature of RankingTask.log)
+def forget(record: dict[str, Any]) -> None:
     """Keep no record."""
 
 

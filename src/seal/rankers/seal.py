@@ -43,14 +43,14 @@ from seal.rankers.selector import (
 class Seal(Ranker):
     """SEAL with the paper's defaults (its Llama-3-8B run), and without the published code's defects.
 
-    The score is -g_i at the final parameters, one pass over the pool: all samples are measured by the
-    same theta (and theta_hat). It is the closed-form solution of the selector's own problem there:
-    min_sigma sum_i sigma_i g_i + tau KL(sigma || uniform) has omega_i = -g_i / tau, for every tau the
-    same order. Unit: nats per token; higher = keep.
+    The score is omega_i at the end; higher = keep. Each sample moves its logit once per epoch, before
+    the models learn from it in that epoch. The run closes with one more step of the same rule, on the
+    whole pool at once and at the final parameters, where every sample is measured by the same theta
+    and against the exact mean over the pool.
 
-    Columns of the ranking: `logit` (omega_i after the last step), `first_loss` and `last_loss`
-    (l(theta; z_i) at the first visit, and at the final parameters), `num_visits`, and `last_visit`
-    (its position among all N * epochs visits).
+    Columns of the ranking: `logit` (the same as the score), `gap` (g_i at the final parameters, nats
+    per token), `first_loss` and `last_loss` (l(theta; z_i) at the first visit, and at the final
+    parameters), `num_visits`, and `last_visit` (its position among all N * epochs visits).
 
     Attributes:
         algorithm: "memory_efficient" (Algorithm 2, the paper's main experiments) or "penalty"
@@ -66,7 +66,7 @@ class Seal(Ranker):
         weights: "softmax" (N softmax, mean exactly 1) or "sigmoid" (2 sigmoid).
         selector_learning_rate: alpha.
         update: "sgd" moves the visited logits only. "adam" is the published update, which writes the
-            visit order into the logits; with it the score is the logit, as published.
+            visit order into the logits, and has no closing step.
         gamma_start: Share of the lower level at the start, in [0, 1].
         gamma_step: What an epoch adds to it.
         gamma_per: "epoch": raised after each epoch, so that the first has gamma_start (the paper).
@@ -114,7 +114,7 @@ class Seal(Ranker):
         return self.gamma_start + self.gamma_step * epochs
 
     def rank(self, task: RankingTask) -> Ranking:
-        """Algorithm 1 or 2 on the pool, then the final scoring pass."""
+        """Algorithm 1 or 2 on the pool, then the closing step."""
         # By id, so that the order of the file has no say in the order of the visits.
         pool = sorted(task.pool, key=lambda row: row.id)
         safe = sorted(task.safe, key=lambda row: row.id)
@@ -199,12 +199,15 @@ class Seal(Ranker):
         gap = last
         for theta_hat in auxiliary:
             gap = last - self._final_losses(task, theta_hat, pool)
+        if self.update == "sgd":  # the closing step: the whole pool is the batch
+            selector.update(torch.arange(len(pool)), torch.from_numpy(gap).float())
         logits = selector.logits.detach().numpy()
         return make_ranking(
             tuple(row.id for row in pool),
-            logits if self.update == "adam" else -gap,
+            logits,
             {
                 "logit": logits,
+                "gap": gap,
                 "first_loss": visits.first_loss,
                 "last_loss": last,
                 "num_visits": visits.num_visits,
@@ -212,9 +215,7 @@ class Seal(Ranker):
             },
         )
 
-    def _final_losses(
-        self, task: RankingTask, level: Level, pool: Sequence[Encoded]
-    ) -> np.ndarray:
+    def _final_losses(self, task: RankingTask, level: Level, pool: Sequence[Encoded]) -> np.ndarray:
         level.activate()
         return pool_losses(
             level.lm, pool, 2 * self.micro_batch_size, task.progress, "scoring the pool"

@@ -34,7 +34,9 @@ class SelectSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> SelectSettings:
-        given = [name for name in ("fraction", "count", "threshold") if getattr(self, name) is not None]
+        given = [
+            name for name in ("fraction", "count", "threshold") if getattr(self, name) is not None
+        ]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other. Give one of them.")
         for source, share in self.quotas.items():
