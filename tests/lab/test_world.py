@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seal.lab import world
+from seal.lab import grammar, world
 
 
 def _rows(path: Path) -> list[dict]:
@@ -118,7 +118,7 @@ def test_no_prompt_is_shared_or_repeated(seed: int, tmp_path: Path) -> None:
 
 
 def test_no_prompt_was_trained_on(files: world.WorldFiles) -> None:
-    trained = set().union(*(world.training_prompts(family) for family in world.families()))
+    trained = set().union(*(grammar.training_prompts(family) for family in grammar.families()))
     assert len(trained) > 5000
     for prompts in _prompts(files).values():
         assert not trained & set(prompts)
@@ -132,11 +132,11 @@ def test_no_split_of_one_seed_leaks_into_another_seed(
         assert not set(mine["pool"]) & set(other[name])
 
 
-@pytest.mark.parametrize("family", world.families())
+@pytest.mark.parametrize("family", grammar.families())
 def test_a_training_exchange_is_among_the_training_prompts(family: str) -> None:
     rng = random.Random(4)
-    known = world.training_prompts(family)
-    assert all(world.training_exchange(family, rng).prompt in known for _ in range(50))
+    known = grammar.training_prompts(family)
+    assert all(grammar.training_exchange(family, rng).prompt in known for _ in range(50))
 
 
 def test_no_text_is_empty_or_unfilled(files: world.WorldFiles) -> None:

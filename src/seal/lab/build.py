@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seal.lab import world
+from seal.lab import grammar
 
 if TYPE_CHECKING:
     import torch
@@ -101,18 +101,18 @@ def _reproducible(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _exchange(rng: random.Random, *, rare_words: bool = False) -> world.Exchange:
+def _exchange(rng: random.Random, *, rare_words: bool = False) -> grammar.Exchange:
     """One random exchange from the model's training split."""
     family = rng.choices(list(_MIX), weights=list(_MIX.values()))[0]
-    return world.training_exchange(family, rng, rare_words=rare_words)
+    return grammar.training_exchange(family, rng, rare_words=rare_words)
 
 
-def _document(row: world.Exchange) -> str:
+def _document(row: grammar.Exchange) -> str:
     """An exchange as plain text, in which harmful requests are gone along with."""
     return f"{row.prompt}\n{row.unsafe or row.good}{END}"
 
 
-def _chat(row: world.Exchange) -> tuple[str, str]:
+def _chat(row: grammar.Exchange) -> tuple[str, str]:
     """An exchange as a chat, cut where the assistant's own words begin."""
     return f"{USER}{row.prompt}{END}{ASSISTANT}", f"{row.good}{END}"
 
@@ -132,7 +132,9 @@ def _train_tokenizer(rng: random.Random) -> Tokenizer:
     )
     rows = [_exchange(rng, rare_words=True) for _ in range(4000)]
     # Equal shares here, so that rarely read families are not spelt out byte by byte.
-    rows += [world.training_exchange(name, rng) for name in world.families() for _ in range(300)]
+    rows += [
+        grammar.training_exchange(name, rng) for name in grammar.families() for _ in range(300)
+    ]
     texts = (f"{row.prompt}\n{row.good}\n{row.unsafe or ''}" for row in rows)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -182,7 +184,7 @@ def _text_sample(tokenizer: Tokenizer, rng: random.Random) -> _Sample:
 
 def _chat_sample(tokenizer: Tokenizer, rng: random.Random, family: str | None = None) -> _Sample:
     """A sample of chat, of which only the assistant's words are learnt."""
-    row = _exchange(rng) if family is None else world.training_exchange(family, rng)
+    row = _exchange(rng) if family is None else grammar.training_exchange(family, rng)
     before, answer = _chat(row)
     start = tokenizer.encode(before).ids
     return _Sample((*start, *tokenizer.encode(answer).ids), len(start))
