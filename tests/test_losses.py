@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rankers.conftest import encoded, make_pool
 from seal.data.batches import collate
@@ -66,3 +67,27 @@ def test_gradient_of_a_weighted_sum_equals_the_weighted_sum_of_gradients(model):
     for row, weight in zip(rows, weights, strict=True):
         (weight * sample_nll(token_nll(model, collate([row], 0)))[0]).backward()
     torch.testing.assert_close(together, head.grad, atol=1e-6, rtol=1e-5)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 128}
+GROUPED = {**SMALL, "num_key_value_heads": 1, "intermediate_size": 32}
+ARCHITECTURES = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 128},
+    "gpt_neox": {**SMALL, "intermediate_size": 32},
+    "qwen2": GROUPED,
+    "qwen3": GROUPED,
+    "gemma2": {**GROUPED, "head_dim": 8},
+    "mistral": GROUPED,
+    "phi3": {**GROUPED, "pad_token_id": 0},
+    "falcon": SMALL,
+    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 128},
+}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_padding_changes_no_loss_in_any_architecture(kind):
+    special = {"bos_token_id": 1, "eos_token_id": 1}
+    config = AutoConfig.for_model(kind, **{**special, **ARCHITECTURES[kind]})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    alone = [float(mean_nll(model, collate([row], 0))) for row in RAGGED]
+    np.testing.assert_allclose(mean_nll(model, collate(RAGGED, 0)), alone, atol=1e-5)

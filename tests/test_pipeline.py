@@ -1,4 +1,4 @@
-"""The whole path through the command line on the tiny model: what a person does, what lies on disk."""
+"""The whole path through the command line on the tiny model: what is said, what is on disk."""
 
 import json
 from pathlib import Path

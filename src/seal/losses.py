@@ -1,6 +1,7 @@
 """Negative log-likelihood of responses, per token and per sample: pure functions of tensors.
 
-Dimension key: B samples of a batch, T tokens of the padded batch, K columns whose logits are needed.
+Dimension key: B samples of a batch, T tokens of the padded batch, K columns whose logits are
+needed.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class TokenLosses(NamedTuple):
 def token_nll(model: nn.Module, batch: Batch) -> TokenLosses:
     """Per-token loss of the responses in a batch under a causal language model.
 
-    Logits are computed only for the columns in which some row has a response token to predict, which
-    in a left-padded batch are the last ones: the prompt's part of the vocabulary projection, the
-    largest matrix of a small model, is never made.
+    Logits are computed only for the columns in which some row has a response token to predict,
+    which in a left-padded batch are the last ones: the prompt's part of the vocabulary projection,
+    the largest matrix of a small model, is never made.
     """
     targets = batch.response_mask[:, 1:]  # column t is predicted from column t - 1
     columns = targets.any(dim=0).nonzero().squeeze(1)  # (K,)

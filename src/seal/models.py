@@ -55,8 +55,8 @@ class LoraSpec(Settings):
         r: Rank.
         alpha: Scale; the update is multiplied by alpha / r.
         dropout: Of the adapter's input, in [0, 1).
-        target_modules: Names of the linear layers, or "all-linear"; None takes PEFT's choice for the
-            architecture, which for Llama, Qwen, Mistral and Gemma is q_proj and v_proj.
+        target_modules: Names of the linear layers, or "all-linear"; None takes PEFT's choice for
+            the architecture, which for Llama, Qwen, Mistral and Gemma is q_proj and v_proj.
     """
 
     r: int = 16
@@ -149,7 +149,7 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     if adapter is not None:
         with quiet_peft():
             model = PeftModel.from_pretrained(model, str(adapter))
-    model.to(device).eval()
+    cast(nn.Module, model).to(device).eval()
     return LanguageModel(model, tokenizer, load_encoder(spec, tokenizer), _pad_id(tokenizer))
 
 
@@ -193,7 +193,7 @@ def quiet_peft() -> Iterator[None]:
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.pad_token_id is not None:
-        return int(tokenizer.pad_token_id)
+        return cast(int, tokenizer.pad_token_id)
     logger.info("the tokenizer has no pad token; padding, which is masked, uses token 0")
     return 0
 
@@ -201,7 +201,8 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _check_vocabulary(
     spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: nn.Module
 ) -> None:
-    num_embeddings = model.get_input_embeddings().weight.shape[0]
+    embeddings = cast(PreTrainedModel, model).get_input_embeddings()
+    num_embeddings = cast(nn.Embedding, embeddings).weight.shape[0]
     if len(tokenizer) > num_embeddings:
         raise ValueError(
             f"{spec.path}: the tokenizer has {len(tokenizer)} tokens, but the model only "
@@ -214,7 +215,7 @@ def _cannot_load(what: str, spec: ModelSpec, error: Exception) -> str:
     place = "folder" if Path(spec.path).exists() else "folder or Hub name"
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"model.path={spec.path}: no {what} could be loaded from this {place} ({first_line}). Give a "
-        "folder that save_pretrained wrote, with config.json, safetensors weights and tokenizer "
-        "files, or the name of a model on the Hub that this machine can reach."
+        f"model.path={spec.path}: no {what} could be loaded from this {place} ({first_line}). "
+        "Give a folder that save_pretrained wrote, with config.json, safetensors weights and "
+        "tokenizer files, or the name of a model on the Hub that this machine can reach."
     )

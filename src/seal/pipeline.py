@@ -1,8 +1,8 @@
 """The stages in order: rank -> select -> train -> evaluate -> report. The file to read first.
 
-Each verb brings one stage of an experiment up to date in its run folder and returns the path of what it
-made. What is there already, made from the same things, is left as it is; made from other things, it is
-an error that names them.
+Each verb brings one stage of an experiment up to date in its run folder and returns the path of
+what it made. What is there already, made from the same things, is left as it is; made from other
+things, it is an error that names them.
 """
 
 from __future__ import annotations

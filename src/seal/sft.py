@@ -43,13 +43,21 @@ _REFUSED = {
     "trained; use padding_free": "packing packing_strategy eval_packing",
     "the loss is on the response tokens that were ranked; the chat template decides which these "
     "are": "completion_only_loss assistant_only_loss",
-    "the samples come tokenized, by the settings of the data and the model; set it there": "dataset_text_field dataset_kwargs dataset_num_proc eos_token pad_token chat_template_path",
+    "the samples come tokenized, by the settings of the data and the model; set it there": (
+        "dataset_text_field dataset_kwargs dataset_num_proc eos_token pad_token chat_template_path"
+    ),
     "the order of samples follows from the seed alone; remove it": "shuffle_dataset",
     "a selected sample would not be trained; remove it": "dataloader_drop_last",
-    "the model is loaded before; set it under model": "model_init_kwargs trust_remote_code use_cpu place_model_on_device",
-    "no intermediate checkpoints are kept; remove it": "save_strategy save_steps save_total_limit save_only_model save_on_each_node "
-    "enable_jit_checkpoint resume_from_checkpoint load_best_model_at_end",
-    "nothing is evaluated during training; use the evaluate stage": "do_eval do_predict eval_strategy eval_steps eval_on_start",
+    "the model is loaded before; set it under model": (
+        "model_init_kwargs trust_remote_code use_cpu place_model_on_device"
+    ),
+    "no intermediate checkpoints are kept; remove it": (
+        "save_strategy save_steps save_total_limit save_only_model save_on_each_node "
+        "enable_jit_checkpoint resume_from_checkpoint load_best_model_at_end"
+    ),
+    "nothing is evaluated during training; use the evaluate stage": (
+        "do_eval do_predict eval_strategy eval_steps eval_on_start"
+    ),
     "nothing is uploaded; push the result yourself": "push_to_hub hub_model_id hub_token",
     "it would change the batch size, and with it the result, without a word; set "
     "per_device_train_batch_size and gradient_accumulation_steps": "auto_find_batch_size",

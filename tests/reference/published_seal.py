@@ -1,7 +1,7 @@
 """The published SEAL loop, re-stated in one straight line: full fine-tuning, softmax weights.
 
-Written from the description of the algorithm, sharing no code with `seal`: own batching (right padding),
-own loss, own order handling. Symbols as in the paper.
+Written from the description of the algorithm, sharing no code with `seal`: own batching (right
+padding), own loss, own order handling. Symbols as in the paper.
 """
 
 import torch
@@ -25,8 +25,8 @@ def published_logits(
 ):
     """Selector logits after training: dense Adam on N softmax(omega), as published.
 
-    `pool_orders` has one order of places per epoch, `safe_order` the places of safe rows in the order
-    of their use over the whole run. Changes `model`.
+    `pool_orders` has one order of places per epoch, `safe_order` the places of safe rows in the
+    order of their use over the whole run. Changes `model`.
     """
     num_pool = len(pool)
     omega = torch.full((num_pool,), 0.1, requires_grad=True)

@@ -67,6 +67,6 @@ def make_parent(path: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f"cannot write into {path.parent} ({error.strerror}). Give a run_dir that is writable and "
-            "has space left."
+            f"cannot write into {path.parent} ({error.strerror}). Give a run_dir that is writable "
+            "and has space left."
         ) from error

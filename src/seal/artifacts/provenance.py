@@ -26,8 +26,8 @@ class Provenance:
     """The origin of one artifact.
 
     Attributes:
-        identity: All that decides its content: stage, settings, hashes of the inputs. JSON only. Two
-            artifacts of equal identity are interchangeable; this is what reuse compares.
+        identity: All that decides its content: stage, settings, hashes of the inputs. JSON only.
+            Two artifacts of equal identity are interchangeable; this is what reuse compares.
         environment: What was noted besides: versions, hardware, commit, seconds.
     """
 

@@ -59,8 +59,8 @@ class RunDir:
         return self.root / "report"
 
 
-def rebuild(folder: Path, build: Callable[[Path], None]) -> None:
-    """Make a folder that follows from others, replacing what was there once the new one is complete."""
+def rebuild(folder: Path, build: Callable[[Path], object]) -> None:
+    """Make a folder that follows from others; what was there goes when the new one is complete."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     with new_folder(fresh) as temporary:

@@ -32,7 +32,8 @@ class Sample:
         prompt: The turns before the completion, the last of them not the assistant's.
         completion: The turns from the first trained assistant turn on. Its assistant turns are the
             response: their tokens carry the loss.
-        source: Where the sample came from, in the user's words; "" when unknown. No ranker reads it.
+        source: Where the sample came from, in the user's words; "" when unknown. No ranker reads
+            it.
     """
 
     id: str

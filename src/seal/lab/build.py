@@ -12,14 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from seal.lab import grammar
-
-if TYPE_CHECKING:
-    import torch
-    from tokenizers import Tokenizer
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 CONTEXT = 256
@@ -85,8 +83,6 @@ def shipped_model() -> Path:
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
     """One thread, deterministic kernels and a private random state, all put back at the end."""
-    import torch
-
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -119,8 +115,6 @@ def _chat(row: grammar.Exchange) -> tuple[str, str]:
 
 def _train_tokenizer(rng: random.Random) -> Tokenizer:
     """A byte-level BPE tokenizer fitted to the model's training split."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -142,8 +136,6 @@ def _train_tokenizer(rng: random.Random) -> Tokenizer:
 
 def _wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers loads it, with its chat template."""
-    from transformers import PreTrainedTokenizerFast
-
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -158,8 +150,6 @@ def _wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 def _new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
     """An untrained model; its weights come from torch's current random state."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     end = tokenizer.token_to_id(END)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -209,8 +199,6 @@ def _draw_batch(tokenizer: Tokenizer, rng: random.Random, *, aligning: bool) -> 
 
 def _collate(batch: Sequence[_Sample], pad: int) -> dict[str, torch.Tensor]:
     """A right-padded batch with labels where loss is taken."""
-    import torch
-
     width = min(CONTEXT, max(len(sample.ids) for sample in batch))
     ids = torch.full((len(batch), width), pad)
     labels = torch.full((len(batch), width), _IGNORED)
@@ -234,10 +222,9 @@ def _train(
     model: LlamaForCausalLM, tokenizer: Tokenizer, rng: random.Random, num_steps: int
 ) -> None:
     """Train the model in place: reading first, then alignment."""
-    import torch
-
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01, betas=(0.9, 0.98))
     pad = tokenizer.token_to_id(PAD)
+    assert pad is not None
     model.train()
     for step in range(num_steps):
         aligning = step >= num_steps * _READING_SHARE

@@ -1,6 +1,7 @@
 """The parameters of the two levels, theta and theta_hat, and one descent step on them.
 
-With LoRA both are adapters on the same frozen base, so that theta_hat costs an adapter and not a model.
+With LoRA both are adapters on the same frozen base, so that theta_hat costs an adapter and not a
+model.
 """
 
 from __future__ import annotations
@@ -119,13 +120,11 @@ def make_levels(
         seed: Initial values of the adapters.
 
     Raises:
-        ValueError: If all weights of a half-precision model are to be tuned: steps of the usual size
-            would be rounded away.
+        ValueError: If all weights of a half-precision model are to be tuned: steps of the usual
+            size would be rounded away.
     """
-    if tuning == "lora":
-        models = _adapters(lm, lora, num_levels, seed)
-    else:
-        models = _copies(lm, num_levels)
+    is_lora = tuning == "lora"
+    models = _adapters(lm, lora, num_levels, seed) if is_lora else _copies(lm, num_levels)
     levels = []
     for model, activate in models:
         activate()
@@ -141,9 +140,9 @@ def _adapters(
     lm: LanguageModel, lora: LoraSpec, num_levels: int, seed: int
 ) -> list[tuple[LanguageModel, Callable[[], None]]]:
     names = ["theta", "theta_hat"][:num_levels]
-    model: nn.Module = lm.model
-    for name in names:
-        model = add_lora(model, lora, seed=seed, name=name)  # the same seed: equal initial values
+    model = add_lora(lm.model, lora, seed=seed, name=names[0])
+    for name in names[1:]:
+        add_lora(model, lora, seed=seed, name=name)  # the same seed: equal initial values
     model.eval()
     shared = LanguageModel(model, lm.tokenizer, lm.encoder, lm.pad_id)
     # PEFT's set_adapter also moves requires_grad: what is not active cannot be trained by accident.
@@ -154,8 +153,8 @@ def _copies(lm: LanguageModel, num_levels: int) -> list[tuple[LanguageModel, Cal
     dtype = next(lm.model.parameters()).dtype
     if dtype != torch.float32:
         raise ValueError(
-            f"rank.tuning=full needs float32 weights, this model has {dtype}: steps of the usual size "
-            "are rounded away in half precision. Set model.dtype=float32, or rank.tuning=lora."
+            f"rank.tuning=full needs float32 weights, this model has {dtype}: steps of the usual "
+            "size are rounded away in half precision. Set model.dtype=float32, or rank.tuning=lora."
         )
     lm.model.requires_grad_(True)
     models = [lm.model] + [copy.deepcopy(lm.model) for _ in range(num_levels - 1)]

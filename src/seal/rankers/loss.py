@@ -17,10 +17,10 @@ from seal.rankers.ranker import Ranker, RankingTask
 
 
 class Loss(Ranker):
-    """Score = -l(theta_0; z): minus the mean response NLL, in nats per token, under the model itself.
+    """Score = -l(theta_0; z): minus the mean response NLL under the model itself, nats per token.
 
-    High = the aligned model would have said it anyway. One forward pass; needs no safe set. It cannot
-    tell a hard sample from an unsafe one.
+    High = the aligned model would have said it anyway. One forward pass; needs no safe set. It
+    cannot tell a hard sample from an unsafe one.
 
     Attributes:
         batch_size: Samples per forward pass.
@@ -38,7 +38,7 @@ class Loss(Ranker):
 def pool_losses(
     lm: LanguageModel, rows: Sequence[Encoded], batch_size: int, progress: Progress, what: str
 ) -> np.ndarray:
-    """l(theta; z) of every row at fixed parameters: float64 [N], nats per token, in the rows' order."""
+    """l(theta; z) of every row: float64 [N], nats per token, in the order of the rows."""
     losses = np.full(len(rows), np.nan)
     done = 0
     for indices in length_batches(rows, batch_size):

@@ -41,8 +41,8 @@ class RankingTask:
 class Ranker(Settings):
     """A method of scoring the samples of a pool; abstract.
 
-    A ranker gives every pool sample exactly one finite score, higher = keep; the same seed gives the
-    same scores, and reordering the pool reorders the scores with it.
+    A ranker gives every pool sample exactly one finite score, higher = keep; the same seed gives
+    the same scores, and reordering the pool reorders the scores with it.
     """
 
     @abstractmethod

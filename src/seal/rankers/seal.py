@@ -8,7 +8,8 @@ Paper -> here
     theta, theta_hat    `Level`: the model that sees the safe set, and the one that does not
     gamma               `Seal.gamma`
     alpha, beta         `selector_learning_rate`, `learning_rate`
-    g_i                 gap: l(theta; z_i) - l(theta_hat; z_i) (Algorithm 1), l(theta; z_i) (Algorithm 2)
+    g_i                 gap: l(theta; z_i) - l(theta_hat; z_i) (Algorithm 1), or
+                        l(theta; z_i) (Algorithm 2)
 
 The penalised problem, eq. (3):
     min_{omega, theta} (1 - gamma) (1/M) sum_i l(theta; z_safe_i) + gamma p(omega, theta)
@@ -41,16 +42,16 @@ from seal.rankers.selector import (
 
 
 class Seal(Ranker):
-    """SEAL with the paper's defaults (its Llama-3-8B run), and without the published code's defects.
+    """SEAL with the paper's defaults (its Llama-3-8B run), without the published code's defects.
 
-    The score is omega_i at the end; higher = keep. Each sample moves its logit once per epoch, before
-    the models learn from it in that epoch. The run closes with one more step of the same rule, on the
-    whole pool at once and at the final parameters, where every sample is measured by the same theta
-    and against the exact mean over the pool.
+    The score is omega_i at the end; higher = keep. Each sample moves its logit once per epoch,
+    before the models learn from it in that epoch. The run closes with one more step of the same
+    rule, on the whole pool at once and at the final parameters, where every sample is measured by
+    the same theta and against the exact mean over the pool.
 
-    Columns of the ranking: `logit` (the same as the score), `gap` (g_i at the final parameters, nats
-    per token), `first_loss` and `last_loss` (l(theta; z_i) at the first visit, and at the final
-    parameters), `num_visits`, and `last_visit` (its position among all N * epochs visits).
+    Columns of the ranking: `logit` (the same as the score), `gap` (g_i at the final parameters,
+    nats per token), `first_loss` and `last_loss` (l(theta; z_i) at the first visit, and at the
+    final parameters), `num_visits`, and `last_visit` (its position among all N * epochs visits).
 
     Attributes:
         algorithm: "memory_efficient" (Algorithm 2, the paper's main experiments) or "penalty"
@@ -65,8 +66,8 @@ class Seal(Ranker):
         max_grad_norm: Gradient clipping of theta and theta_hat.
         weights: "softmax" (N softmax, mean exactly 1) or "sigmoid" (2 sigmoid).
         selector_learning_rate: alpha.
-        update: "sgd" moves the visited logits only. "adam" is the published update, which writes the
-            visit order into the logits, and has no closing step.
+        update: "sgd" moves the visited logits only. "adam" is the published update, which writes
+            the visit order into the logits, and has no closing step.
         gamma_start: Share of the lower level at the start, in [0, 1].
         gamma_step: What an epoch adds to it.
         gamma_per: "epoch": raised after each epoch, so that the first has gamma_start (the paper).
@@ -98,8 +99,8 @@ class Seal(Ranker):
         last = self.gamma_start + self.gamma_step * rises
         if last > 1:
             raise ValueError(
-                f"gamma must stay in [0, 1]; it would rise from {self.gamma_start} to {last:g} over "
-                f"{self.epochs} epochs. Lower gamma_step or epochs."
+                f"gamma must stay in [0, 1]; it would rise from {self.gamma_start} to {last:g} "
+                f"over {self.epochs} epochs. Lower gamma_step or epochs."
             )
         if self.lora.dropout > 0:
             raise ValueError(

@@ -23,8 +23,8 @@ _ADAM_MAX_GRAD_NORM = 10.0  # of the published code
 def sample_weights(logits: Float[Tensor, " N"], activation: Activation) -> Float[Tensor, " N"]:
     """sigma(omega), scaled as the published code does it: N softmax, or 2 sigmoid.
 
-    The mean weight is 1 (softmax: exactly; sigmoid: at the start), so that gamma is the share of the
-    lower level. The paper's literal (1/N) sum_i softmax_i l_i would make it vanish as 1/N.
+    The mean weight is 1 (softmax: exactly; sigmoid: at the start), so that gamma is the share of
+    the lower level. The paper's literal (1/N) sum_i softmax_i l_i would make it vanish as 1/N.
     """
     if activation == "softmax":
         return len(logits) * torch.softmax(logits, dim=0)
@@ -52,15 +52,17 @@ class Selector(ABC):
 
         Args:
             batch: Positions of the batch's samples in `logits`.
-            gap: g_i = l(theta; z_i) - l(theta_hat; z_i) (Algorithm 1) or l(theta; z_i) (Algorithm 2).
+            gap: g_i = l(theta; z_i) - l(theta_hat; z_i) (Algorithm 1) or l(theta; z_i) (Algorithm
+                2).
         """
 
 
 class SgdSelector(Selector):
     """Gradient steps on the visited samples only.
 
-    d/d omega_i sum_j sigma_j g_j = sigma_i (g_i - sum_k sigma_k g_k), with the sum over k estimated on
-    the batch. An unvisited logit does not move and no step size depends on the history of a logit, so
+    d/d omega_i sum_j sigma_j g_j = sigma_i (g_i - sum_k sigma_k g_k), with the sum over k
+    estimated on the batch. An unvisited logit does not move and no step size depends on the
+    history of a logit, so
     the visit order leaves no mark: what the published optimiser adds to a logit between its visits
     (see `AdamSelector`) is nothing here.
     """
@@ -84,9 +86,9 @@ class SgdSelector(Selector):
 class AdamSelector(Selector):
     """The published update: one dense Adam over all logits, kept to reproduce it.
 
-    Under softmax every logit outside the batch gets a tiny common gradient, which Adam normalises to a
-    full step, so the logits climb with the step count and a sample visited late has not climbed yet:
-    the ranking carries the visit order. Not for use.
+    Under softmax every logit outside the batch gets a tiny common gradient, which Adam normalises
+    to a full step, so the logits climb with the step count and a sample visited late has not
+    climbed yet: the ranking carries the visit order. Not for use.
     """
 
     def __init__(self, num_samples: int, activation: Activation, learning_rate: float) -> None:

@@ -39,8 +39,8 @@ def rank(
         A score for every sample of the pool; higher = keep.
 
     Raises:
-        ValueError: If pool and safe set are the same samples, which leaves nothing to tell apart, or
-            the method meets a loss that is not finite.
+        ValueError: If pool and safe set are the same samples, which leaves nothing to tell apart,
+            or the method meets a loss that is not finite.
     """
     _check_distinct(pool, safe)
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
@@ -57,6 +57,7 @@ def rank(
 def _check_distinct(pool: Sequence[Encoded], safe: Sequence[Encoded]) -> None:
     if {row.id for row in pool} == {row.id for row in safe}:
         raise ValueError(
-            f"pool and safe set hold the same {len(pool)} samples, so there is nothing to tell apart. "
-            "Give a safe set of trusted samples as safe.path, and the set to choose from as pool.path."
+            f"pool and safe set hold the same {len(pool)} samples, so there is nothing to tell "
+            "apart. Give a safe set of trusted samples as safe.path, and the set to choose from "
+            "as pool.path."
         )

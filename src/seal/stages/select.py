@@ -23,8 +23,8 @@ class SelectSettings(Settings):
         fraction: Share of the ranked samples, in (0, 1].
         count: Number of samples.
         threshold: Keep every sample whose score is at least this.
-        quotas: Source -> share of that source's samples, in [0, 1]; a source that is not named falls
-            under the rule above.
+        quotas: Source -> share of that source's samples, in [0, 1]; a source that is not named
+            falls under the rule above.
     """
 
     fraction: float | None = Field(default=None, gt=0, le=1)
@@ -34,9 +34,8 @@ class SelectSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> SelectSettings:
-        given = [
-            name for name in ("fraction", "count", "threshold") if getattr(self, name) is not None
-        ]
+        rules = ("fraction", "count", "threshold")
+        given = [name for name in rules if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other. Give one of them.")
         for source, share in self.quotas.items():
@@ -59,16 +58,16 @@ def select(ranking: Ranking, pool: Sequence[Sample], settings: SelectSettings) -
         settings: How many to keep.
 
     Raises:
-        ValueError: If ranking and pool are not of the same samples, a quota names an unknown source,
-            or nothing is selected.
+        ValueError: If ranking and pool are not of the same samples, a quota names an unknown
+            source, or nothing is selected.
     """
     check_same_samples(ranking, pool)
     source = {sample.id: sample.source for sample in pool}
     unknown = sorted(settings.quotas.keys() - set(source.values()))
     if unknown:
         raise ValueError(
-            f"select.quotas names the source {unknown[0]!r}, which no sample has. The pool's sources: "
-            f"{', '.join(sorted(set(source.values()))[:20])}."
+            f"select.quotas names the source {unknown[0]!r}, which no sample has. The pool's "
+            f"sources: {', '.join(sorted(set(source.values()))[:20])}."
         )
     best_first = ranking.best_first()
     kept: list[str] = []
@@ -116,8 +115,8 @@ def check_same_samples(ranking: Ranking, pool: Sequence[Sample]) -> None:
     without, gone = sorted(present - ranked), sorted(ranked - present)
     first = without[0] if without else gone[0]
     raise ValueError(
-        f"this ranking was made from another pool: {len(without)} of {len(present)} samples have no "
-        f"score in it, and {len(gone)} of its {len(ranked)} scores belong to no sample (first: "
+        f"this ranking was made from another pool: {len(without)} of {len(present)} samples have "
+        f"no score in it, and {len(gone)} of its {len(ranked)} scores belong to no sample (first: "
         f"{first}). Rank this pool, or select from the pool it was made from."
     )
 
