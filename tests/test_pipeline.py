@@ -1,4 +1,4 @@
-"""The whole path through the command line on the tiny model: what is said, what is on disk."""
+"""The whole path through the command line on the tiny model: what is done, what lies on disk."""
 
 import json
 from pathlib import Path

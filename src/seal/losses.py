@@ -1,7 +1,6 @@
 """Negative log-likelihood of responses, per token and per sample: pure functions of tensors.
 
-Dimension key: B samples of a batch, T tokens of the padded batch, K columns whose logits are
-needed.
+Dimension key: B samples of a batch, T tokens of the padded batch, K columns that need logits.
 """
 
 from __future__ import annotations

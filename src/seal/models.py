@@ -12,6 +12,8 @@ from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import Field
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -22,6 +24,11 @@ from seal.data.tokenize import ChatEncoder
 
 logger = logging.getLogger(__name__)
 disable_progress_bar()  # "Loading weights" would tear our own bars apart
+
+# What transformers raises on a folder that is empty, foreign, cut off or inconsistent.
+_UNLOADABLE = (
+    OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError,
+)  # fmt: skip
 
 
 class ModelSpec(Settings):
@@ -59,9 +66,9 @@ class LoraSpec(Settings):
             the architecture, which for Llama, Qwen, Mistral and Gemma is q_proj and v_proj.
     """
 
-    r: int = 16
-    alpha: int = 16
-    dropout: float = 0.0
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | Literal["all-linear"] | None = None
 
     def config(self) -> LoraConfig:
@@ -99,10 +106,22 @@ class LanguageModel:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where present, else the CPU."""
+    """The device called `name`; "auto" is CUDA where present, else the CPU.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"model.device={name}: this machine has no such device ({_first_line(error)}). Give "
+            "auto, cpu, or cuda where there is a GPU."
+        ) from error
+    return device
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
@@ -115,7 +134,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except _UNLOADABLE as error:
         raise ValueError(_cannot_load("tokenizer", spec, error)) from error
 
 
@@ -129,22 +148,25 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     """Load a model, and lay a trained adapter over it where one is given.
 
     Raises:
-        ValueError: If there is no model at `spec.path`, or its tokenizer knows more tokens than the
-            model has embeddings for.
+        ValueError: If there is no model at `spec.path`, some of its weights are missing, or its
+            tokenizer knows more tokens than the model has embeddings for.
     """
     tokenizer = load_tokenizer(spec)
     device = resolve_device(spec.device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             spec.path,
             revision=spec.revision,
             dtype=spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype),
             attn_implementation=spec.attn_implementation,
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except _UNLOADABLE as error:
         raise ValueError(_cannot_load("model", spec, error)) from error
+    model, loading = loaded
+    _check_complete(spec, sorted(loading["missing_keys"]))
     _check_vocabulary(spec, tokenizer, model)
     if adapter is not None:
         with quiet_peft():
@@ -162,12 +184,19 @@ def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "defaul
     Raises:
         ValueError: If the adapter's target modules do not exist in the model.
     """
+    _check_targets(model, lora)
     with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
         if isinstance(model, PeftModel):
             model.add_adapter(name, lora.config())
             return model
-        return get_peft_model(model, lora.config(), adapter_name=name)
+        try:
+            return get_peft_model(model, lora.config(), adapter_name=name)
+        except ValueError as error:
+            raise ValueError(
+                f"rank.lora: PEFT cannot put this adapter on the model: {_first_line(error)}. Set "
+                f"rank.lora.target_modules to some of: {', '.join(_matrices(model))}."
+            ) from error
 
 
 def save_model(model: nn.Module, spec: ModelSpec, folder: Path) -> None:
@@ -211,11 +240,50 @@ def _check_vocabulary(
         )
 
 
+def _check_complete(spec: ModelSpec, missing: list[str]) -> None:
+    # transformers fills them with random numbers and only logs a warning.
+    if missing:
+        raise ValueError(
+            f"model.path={spec.path}: {len(missing)} weights of the model are missing (first: "
+            f"{missing[0]}). Give a complete checkpoint of a causal language model."
+        )
+
+
+def _check_targets(model: nn.Module, lora: LoraSpec) -> None:
+    """Refuse names that match nothing; PEFT passes over them as long as another one matches."""
+    if not isinstance(lora.target_modules, tuple):
+        return
+    names = [name for name, _ in model.named_modules()]
+    unknown = [
+        target
+        for target in lora.target_modules
+        if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+    if unknown or not lora.target_modules:
+        what = f"target modules {', '.join(unknown)} not found in the model" if unknown else "empty"
+        raise ValueError(
+            f"rank.lora.target_modules: {what}. There are: {', '.join(_matrices(model))}."
+        )
+
+
+def _matrices(model: nn.Module) -> list[str]:
+    """Names of the layers that an adapter can be put on, each once."""
+    parameters = ((name.split("."), value) for name, value in model.named_parameters())
+    return sorted(
+        {path[-2] for path, value in parameters if path[-1] == "weight" and value.dim() == 2}
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
 def _cannot_load(what: str, spec: ModelSpec, error: Exception) -> str:
     place = "folder" if Path(spec.path).exists() else "folder or Hub name"
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"model.path={spec.path}: no {what} could be loaded from this {place} ({first_line}). "
-        "Give a folder that save_pretrained wrote, with config.json, safetensors weights and "
-        "tokenizer files, or the name of a model on the Hub that this machine can reach."
+        f"model.path={spec.path}: no {what} could be loaded from this {place} "
+        f"({_first_line(error)}). Give a folder that save_pretrained wrote, with config.json, "
+        "safetensors weights and tokenizer files, or the name of a model on the Hub that this "
+        "machine can reach."
     )

@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from seal.artifacts.adapter import load_adapter
 from seal.artifacts.atomic import write_text
 from seal.artifacts.provenance import content_hash, file_hash, folder_hashes
@@ -91,7 +93,12 @@ def demo(run_dir: Path, progress: Progress = silent) -> Path:
         "evaluate.tasks.3.data.path": data / "heldout_benign.jsonl",
     }
     overrides = [f"{key}={json.dumps(str(value))}" for key, value in words.items()]
-    return run(load_experiment(_DEMO_CONFIG, overrides), progress)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a model this small a second thread costs more than it brings
+    try:
+        return run(load_experiment(_DEMO_CONFIG, overrides), progress)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rank(inputs: Inputs) -> Path:

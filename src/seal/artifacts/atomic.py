@@ -22,14 +22,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise ValueError(f"{path} exists already. Delete it, or give another run_dir.")
     absent = [folder for folder in path.parents if not folder.exists()]
-    make_parent(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent))
+    temporary = None
     try:
+        make_parent(path)
+        name = tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o755)  # mkdtemp makes folders private
         temporary.replace(path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         for folder in absent:  # innermost first: leave no empty run folder behind
             with suppress(OSError):
                 folder.rmdir()

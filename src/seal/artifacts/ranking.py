@@ -90,9 +90,26 @@ def load_ranking(path: Path) -> Ranking:
             f"{path}: a ranking has the columns id, score and rank; {', '.join(sorted(missing))} "
             f"is missing, there are {', '.join(table.column_names)}. Rank the pool again."
         )
+    problem = _problem(table)
+    if problem:
+        raise ValueError(f"{path}: not a readable ranking ({problem}). Rank the pool again.")
     extra = [name for name in table.column_names if name not in {"id", "score", "rank"}]
     return make_ranking(
         tuple(table["id"].to_pylist()),
         table["score"].to_numpy(),
         {name: table[name].to_numpy() for name in extra},
     )
+
+
+def _problem(table: pa.Table) -> str:
+    """What is wrong with the ids and scores of a table that has both, or ""."""
+    ids, scores = table["id"], table["score"]
+    is_text = pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
+    if not is_text or not (pa.types.is_floating(scores.type) or pa.types.is_integer(scores.type)):
+        return f"ids are {ids.type} and scores {scores.type}"
+    if ids.null_count:
+        return "an id is missing"
+    num_different = len(ids.unique())
+    if num_different < len(ids):
+        return f"{len(ids)} rows, but {num_different} different ids"
+    return ""

@@ -39,7 +39,7 @@ def load_selection(path: Path) -> Selection:
     try:
         table = pq.read_table(path)
         return Selection(tuple(table["id"].to_pylist()), int(table.schema.metadata[b"num_pool"]))
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a readable selection ({error}). Select from the ranking again."
         ) from error

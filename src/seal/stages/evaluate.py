@@ -36,10 +36,9 @@ class EvaluateSettings(Settings):
         twice = next((task.name for task in self.tasks if count[task.name.casefold()] > 1), None)
         if twice is not None:
             raise ValueError(
-                f'{count[twice.casefold()]} tasks have the name "{twice}", but each needs a folder '
-                "of "
-                "its own: give one of them another `name`; its metrics are then reported as "
-                "<name>/<metric>."
+                f'{count[twice.casefold()]} tasks have the name "{twice}", but each needs a '
+                "folder of its own: give one of them another `name`; its metrics are then "
+                "reported as <name>/<metric>."
             )
         return self
 
@@ -50,9 +49,8 @@ class EvaluateSettings(Settings):
             for key in metric_keys(task):
                 if key in owner:
                     raise ValueError(
-                        f'the tasks "{owner[key]}" and "{task.name}" both measure {key}: give one '
-                        "of "
-                        "them a `name` of its own; its metrics are then reported as "
+                        f'the tasks "{owner[key]}" and "{task.name}" both measure {key}: give '
+                        "one of them a `name` of its own; its metrics are then reported as "
                         "<name>/<metric>."
                     )
                 owner[key] = task.name

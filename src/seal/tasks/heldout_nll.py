@@ -18,8 +18,7 @@ class HeldoutNll(Task):
     """Mean negative log-likelihood of good responses that the model was not trained on.
 
     Metric: `heldout_nll`, the mean over samples of each one's mean over its response tokens, in
-        nats
-    per token; lower = better. Only models with the same tokenizer and chat template compare.
+    nats per token; lower = better. Only models with the same tokenizer and chat template compare.
 
     Attributes:
         task: Which task this is.

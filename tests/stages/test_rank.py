@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from rankers.conftest import make_pool, make_safe
+from seal.artifacts.ranking import load_ranking
+from seal.models import ModelSpec, load_model
+from seal.rankers.seal import Seal
+from seal.stages.rank import rank
+
+
+@pytest.fixture
+def lm(tiny_model_dir):
+    return load_model(ModelSpec(path=str(tiny_model_dir)))
+
+
+def test_a_ranking_and_a_record_per_step(lm, tmp_path):
+    told = []
+    ranker = Seal(epochs=2, batch_size=8, gamma_start=0.1)
+    ranking = rank(
+        ranker, lm, make_pool(), make_safe(), tmp_path, progress=lambda *a: told.append(a)
+    )
+    assert load_ranking(tmp_path / "ranking.parquet").ids == ranking.ids
+    steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [0, 1, 2, 3]
+    assert [step["gamma"] for step in steps] == pytest.approx([0.1, 0.1, 0.13, 0.13])
+    assert all(step["safe_loss"] > 0 and 0 < step["effective_sample_share"] <= 1 for step in steps)
+    assert told[0] == ("ranking with SEAL", 8, 32)
+    assert told[-1] == ("scoring the pool", 16, 16)
+
+
+def test_pool_equal_to_safe(lm, tmp_path):
+    with pytest.raises(ValueError, match="pool and safe set hold the same 16 samples"):
+        rank(Seal(), lm, make_pool(), make_pool()[::-1], tmp_path)
