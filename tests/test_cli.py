@@ -84,7 +84,7 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     names = re.findall(r"^│ (\w+) ", text, re.MULTILINE)
-    stages = ["run", "rank", "select", "train", "evaluate", "report"]
+    stages = ["run", "rank", "select", "train", "merge", "evaluate", "report"]
     assert [name for name in names if name != "customize"] == [
         *stages,
         "show",
@@ -144,7 +144,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- what the commands do
 
 
-@pytest.mark.parametrize("verb", ["rank", "select", "train", "evaluate"])
+@pytest.mark.parametrize("verb", ["rank", "select", "train", "merge", "evaluate"])
 def test_a_stage_gets_the_experiment_and_its_path_is_printed(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,6 +158,20 @@ def test_stages_one_by_one_equal_the_run(seal, files, tmp_path):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
+def test_mixing_and_merging(seal, files, tmp_path):
+    files["train"]["mix"] = {"data": files["safe"], "share": 0.2}
+    config = write_config({**files, "arms": ["selected"], "seeds": [0]}, tmp_path)
+    for stage in ("rank", "select", "train", "merge"):
+        done = seal(stage, config)
+        assert done.exit_code == 0, done.output
+    run = Path(files["run_dir"])
+    record = json.loads((run / "train" / "selected" / "seed-0" / "adapter.json").read_text())
+    assert record["num_samples"] == 20  # 16 selected, and 4 of the safe set make up a fifth
+    merged = run / "merge" / "selected" / "seed-0" / "model"
+    again = seal("rank", config, f"model.path={merged}", f"run_dir={tmp_path}/merged")
+    assert again.exit_code == 0, again.output
+
+
 def test_rank_works_without_a_config_file(seal, files, tmp_path):
     done = seal(
         "rank", f"model.path={files['model']['path']}", f"pool.path={files['pool']['path']}",

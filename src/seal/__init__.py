@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seal.rankers.random import Random as Random
     from seal.rankers.seal import Seal as Seal
     from seal.stages.evaluate import evaluate as evaluate
+    from seal.stages.merge import merge as merge
     from seal.stages.rank import rank as rank
     from seal.stages.report import report as report
     from seal.stages.select import select as select
@@ -33,6 +34,7 @@ _HOMES = {
     "rank": "seal.stages.rank",
     "select": "seal.stages.select",
     "train": "seal.stages.train",
+    "merge": "seal.stages.merge",
     "evaluate": "seal.stages.evaluate",
     "report": "seal.stages.report",
     "run": "seal.pipeline",

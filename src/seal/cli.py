@@ -134,6 +134,14 @@ def train(words: Words = None, quiet: Quiet = False) -> None:
 
 
 @app.command(rich_help_panel=_VERBS, context_settings=_WORDS)
+def merge(words: Words = None, quiet: Quiet = False) -> None:
+    """Work every trained adapter into its base model."""
+    from seal import pipeline
+
+    _do(pipeline.merge, words, quiet=quiet)
+
+
+@app.command(rich_help_panel=_VERBS, context_settings=_WORDS)
 def evaluate(words: Words = None, quiet: Quiet = False) -> None:
     """Measure every fine-tuned model, and the base."""
     from seal import pipeline

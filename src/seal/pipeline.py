@@ -29,6 +29,7 @@ from seal.models import LanguageModel, load_model
 from seal.progress import Progress, renamed, silent
 from seal.rankers.random import Random
 from seal.stages import evaluate as evaluate_stage
+from seal.stages import merge as merge_stage
 from seal.stages import rank as rank_stage
 from seal.stages import report as report_stage
 from seal.stages import select as select_stage
@@ -61,6 +62,14 @@ def select(experiment: Experiment, progress: Progress = silent) -> Path:
 def train(experiment: Experiment, progress: Progress = silent) -> Path:
     """Fine-tune every arm with every seed; returns the folder that holds them."""
     return _train(Inputs(experiment, progress))
+
+
+def merge(experiment: Experiment, progress: Progress = silent) -> Path:
+    """Work every trained adapter into the base model; returns the folder that holds the models.
+
+    No other stage needs this: it is for those who ship whole models.
+    """
+    return _merge(Inputs(experiment, progress))
 
 
 def evaluate(experiment: Experiment, progress: Progress = silent) -> Path:
@@ -184,6 +193,30 @@ def _train_one(inputs: Inputs, arm: str, seed: int, selection: Selection) -> Non
         )
 
     _make(inputs.run_dir.train(arm, seed), identity, build, inputs)
+
+
+def _merge(inputs: Inputs) -> Path:
+    experiment, run_dir = inputs.experiment, inputs.run_dir
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            if arm != "base":
+                trained = _existing(run_dir.train(arm, seed), "seal train")
+                _merge_one(inputs, trained, run_dir.merge(arm, seed))
+    return run_dir.root / "merge"
+
+
+def _merge_one(inputs: Inputs, trained: Path, merged: Path) -> None:
+    identity = {
+        "stage": "merge",
+        "model": inputs.model_identity,
+        "template": inputs.encoder.template_hash,
+        "trained": folder_hashes(trained),
+    }
+
+    def build(folder: Path) -> None:
+        merge_stage.merge(inputs.experiment.model, load_adapter(trained), folder / "model")
+
+    _make(merged, identity, build, inputs)
 
 
 def arm_selection(inputs: Inputs, arm: str, seed: int) -> Selection:

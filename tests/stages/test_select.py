@@ -6,7 +6,7 @@ import pytest
 from seal.artifacts.ranking import make_ranking
 from seal.data.load import DataSpec, load
 from seal.data.sample import Message, Sample
-from seal.stages.select import SelectSettings, drop_rates, save_selected, select
+from seal.stages.select import SelectSettings, save_selected, select
 
 
 def pool_of(sources: dict[str, str]) -> list[Sample]:
@@ -79,11 +79,6 @@ def test_a_ranking_of_another_pool_is_refused_with_the_counts():
         match=r"another pool: 1 of 3 samples have no score .* 3 of its 5 scores .*\(first: x\)",
     ):
         select(RANKING, other, SelectSettings())
-
-
-def test_drop_rates_by_hand():
-    selection = select(RANKING, POOL, SelectSettings(count=2))
-    assert drop_rates(selection, POOL) == {"books": 1.0, "web": pytest.approx(1 / 3)}
 
 
 def test_selected_rows_are_the_rows_as_they_were_read(tmp_path):

@@ -49,6 +49,10 @@ class RunDir:
         """Holds the adapter or model of one arm and training seed."""
         return self.root / "train" / arm / f"seed-{seed}"
 
+    def merge(self, arm: str, seed: int) -> Path:
+        """Holds model/, the adapter of one arm and training seed worked into the base."""
+        return self.root / "merge" / arm / f"seed-{seed}"
+
     def evaluate(self, arm: str, seed: int) -> Path:
         """Holds what was measured on one arm and training seed."""
         return self.root / "evaluate" / arm / f"seed-{seed}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,14 +92,6 @@ def save_selected(
     with (folder / "selected.jsonl").open("w", encoding="utf-8") as file:
         for key in selection.ids:
             file.write(json.dumps(rows[key], ensure_ascii=True) + "\n")
-
-
-def drop_rates(selection: Selection, pool: Sequence[Sample]) -> dict[str, float]:
-    """Source -> share of its samples that were dropped."""
-    kept = set(selection.ids)
-    total = Counter(sample.source for sample in pool)
-    dropped = Counter(sample.source for sample in pool if sample.id not in kept)
-    return {source: dropped[source] / count for source, count in sorted(total.items())}
 
 
 def check_same_samples(ranking: Ranking, pool: Sequence[Sample]) -> None:

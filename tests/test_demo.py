@@ -1,0 +1,58 @@
+"""What the demo shows: the safe set, and not the loss, tells the planted samples apart."""
+
+from pathlib import Path
+
+import pytest
+
+from seal.config.experiment import load_experiment
+from seal.data.load import DataSpec, encode_set, load
+from seal.data.tokenize import Tokenization
+from seal.lab.build import shipped_model
+from seal.lab.world import write_world
+from seal.metrics import auroc
+from seal.models import ModelSpec, load_model
+from seal.pipeline import _DEMO_CONFIG
+from seal.rankers.loss import Loss
+from seal.rankers.ranker import RankingTask
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    files = write_world(tmp_path_factory.mktemp("world"), seed=3, num_pool=480)
+    spec = ModelSpec(path=str(shipped_model()))
+    tokenization = Tokenization(max_length=256)
+    encoder = load_model(spec).encoder
+    pool = load([DataSpec(path=str(files.pool), label="label")], name="pool")
+    safe = load([DataSpec(path=str(files.safe))], name="safe")
+    return (
+        pool.labels,
+        encode_set(pool, encoder, tokenization, name="pool").encoded,
+        encode_set(safe, encoder, tokenization, name="safe").encoded,
+    )
+
+
+def quality(ranker, world) -> float:
+    labels, pool, safe = world
+    lm = load_model(ModelSpec(path=str(shipped_model())))
+    ranking = ranker.rank(RankingTask(lm, pool, safe))
+    return auroc(ranking.scores, [labels[key] == "unsafe" for key in ranking.ids]).value
+
+
+@pytest.mark.slow
+def test_seal_finds_what_the_loss_cannot(world):
+    experiment = load_experiment(
+        _DEMO_CONFIG,
+        ["run_dir=x", "model.path=x", "pool.path=x", "safe.path=x", "evaluate.tasks=[]"],
+    )
+    assert quality(Loss(), world) < 0.6
+    assert quality(experiment.rank, world) > 0.85
+
+
+def test_demo_is_three_arms_and_two_seeds():
+    experiment = load_experiment(
+        _DEMO_CONFIG,
+        ["run_dir=x", "model.path=x", "pool.path=x", "safe.path=x", "evaluate.tasks=[]"],
+    )
+    assert set(experiment.arms) >= {"all", "random", "selected"}
+    assert len(experiment.seeds) == 2
+    assert Path(_DEMO_CONFIG).is_file()
