@@ -222,7 +222,8 @@ def test_labels_and_sources_cannot_reach_the_ranker(files, tmp_path):
     path = Path(files["pool"]["path"])
     rows = lines(path)
     for row in rows:
-        row["label"], row["source"] = "benign", "elsewhere"
+        row["label"] = {"benign": "unsafe", "unsafe": "benign"}[row["label"]]
+        row["source"] = "elsewhere"
     write_lines(path, rows)
     second = experiment.model_copy(update={"run_dir": tmp_path / "runs" / "relabelled"})
     pipeline.rank(second)
@@ -278,6 +279,13 @@ def test_pool_equal_to_safe(seal, files, tmp_path):
     assert refused.exit_code == 2
     assert "pool and safe set hold the same 20 samples" in refused.output
     assert not Path(files["run_dir"]).exists()
+
+
+def test_labels_none_of_which_is_unsafe(seal, files, tmp_path):
+    refused = seal("rank", write_config({**files, "unsafe_labels": ["bad"]}, tmp_path))
+    assert refused.exit_code == 2
+    assert "no sample has a label in unsafe_labels=['bad']" in refused.output
+    assert "are benign (15), unsafe (5). Set unsafe_labels" in refused.output
 
 
 def test_a_folder_that_cannot_be_written(seal, files, tmp_path):

@@ -67,10 +67,10 @@ def _arm_result(inputs: Inputs, arm: str, seeds: Sequence[int], size: int) -> Ar
 
 
 def _quality(inputs: Inputs, ranking: Ranking, labels: Mapping[str, str]) -> dict[str, Any]:
-    if not labels:
-        return {}
     unsafe_labels = set(inputs.experiment.unsafe_labels)
     unsafe = frozenset(key for key, label in labels.items() if label in unsafe_labels)
+    if not 0 < len(unsafe) < len(ranking.ids):  # nothing to tell apart
+        return {}
     return ranking_quality(ranking, unsafe)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,22 @@ class Inputs:
 
     @cached_property
     def pool(self) -> SampleSet:
-        """The samples to choose from."""
-        return load([self.experiment.pool], name="pool")
+        """The samples to choose from.
+
+        Raises:
+            ValueError: If they have labels, and none of them is one that counts as unsafe.
+        """
+        spec = self.experiment.pool
+        pool = load([spec], name="pool")
+        counts = Counter(pool.labels.values())
+        if counts and not counts.keys() & set(self.experiment.unsafe_labels):
+            found = ", ".join(f"{label} ({count})" for label, count in counts.most_common(10))
+            raise ValueError(
+                f"{spec.path}: no sample has a label in unsafe_labels="
+                f"{list(self.experiment.unsafe_labels)}. The labels in {spec.label!r} are {found}. "
+                "Set unsafe_labels, or leave pool.label out."
+            )
+        return pool
 
     @cached_property
     def safe(self) -> SampleSet:
