@@ -26,6 +26,7 @@ from transformers.generation.logits_process import (
 
 from seal.artifacts.settings import Settings
 from seal.data.sample import Message
+from seal.data.tokenize import Encoded
 from seal.models import LanguageModel
 
 
@@ -104,6 +105,23 @@ def context_length(lm: LanguageModel) -> int | None:
         return int(config.max_position_embeddings)
     except AttributeError:  # recurrent models have no such limit, nor the setting
         return None
+
+
+def check_context(lm: LanguageModel, rows: Sequence[Encoded]) -> None:
+    """Refuse samples that are longer than what the model was built for.
+
+    Raises:
+        ValueError: If there are any, with the longest and the way out.
+    """
+    context = context_length(lm)
+    longest = max(rows, key=lambda row: len(row.input_ids))
+    if context is not None and len(longest.input_ids) > context:
+        num_long = sum(len(row.input_ids) > context for row in rows)
+        raise ValueError(
+            f"{num_long} of {len(rows)} samples are longer than the model's context of {context} "
+            f"tokens; the longest, {longest.id}, has {len(longest.input_ids)}. Set "
+            f"tokenization.max_length={context} or less."
+        )
 
 
 def _check_lengths(

@@ -39,8 +39,10 @@ class Inputs:
 
     @cached_property
     def model_identity(self) -> dict[str, Any]:
-        """What the model is; changes with any byte of its files."""
-        return model_identity(self.experiment.model.path, self.experiment.model.revision)
+        """What the model is and how it is loaded; changes with any byte of its files."""
+        spec = self.experiment.model
+        loading = {"dtype": spec.dtype, "attn_implementation": spec.attn_implementation}
+        return {**model_identity(spec.path, spec.revision), **loading}
 
     @cached_property
     def pool(self) -> SampleSet:

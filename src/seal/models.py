@@ -109,19 +109,17 @@ def resolve_device(name: str) -> torch.device:
     """The device called `name`; "auto" is CUDA where present, else the CPU.
 
     Raises:
-        ValueError: If there is no such device.
+        ValueError: If no device is called that.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return torch.device(name)
+    except RuntimeError as error:
         raise ValueError(
-            f"model.device={name}: this machine has no such device ({_first_line(error)}). Give "
-            "auto, cpu, or cuda where there is a GPU."
+            f"model.device={name}: not the name of a device ({_first_line(error)}). Give auto, "
+            "cpu, or cuda."
         ) from error
-    return device
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
@@ -153,6 +151,7 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     """
     tokenizer = load_tokenizer(spec)
     device = resolve_device(spec.device)
+    _check_device(device)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             spec.path,
@@ -185,7 +184,9 @@ def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "defaul
         ValueError: If the adapter's target modules do not exist in the model.
     """
     _check_targets(model, lora)
-    with torch.random.fork_rng(devices=[]), quiet_peft():
+    # manual_seed also seeds the GPUs, if they are in use
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=gpus), quiet_peft():
         torch.manual_seed(seed)
         if isinstance(model, PeftModel):
             model.add_adapter(name, lora.config())
@@ -238,6 +239,16 @@ def _check_vocabulary(
             f"{num_embeddings} embeddings. They do not belong together: take both from the same "
             "checkpoint, or resize the model's embeddings first."
         )
+
+
+def _check_device(device: torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"model.device={device}: this machine has no such device ({_first_line(error)}). Give "
+            "auto or cpu."
+        ) from error
 
 
 def _check_complete(spec: ModelSpec, missing: list[str]) -> None:

@@ -1,144 +1,177 @@
-"""Existence means completeness, and reuse asks what an artifact was made from."""
+"""Reuse, refusal, interruption: what is on disk after each, to the byte."""
 
-import errno
-import os
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from seal.artifacts.atomic import new_folder, write_json, write_text
-from seal.artifacts.provenance import content_hash, differences, load_provenance, model_identity
-from seal.artifacts.run_dir import build_or_reuse, rebuild
+from seal.artifacts.provenance import load_provenance
+from seal.artifacts.run_dir import RunDir, build_or_reuse, rebuild
+
+IDENTITY = {"stage": "rank", "ranker": {"epochs": 3, "betas": (0.9, 0.95)}, "pool": "abc"}
 
 
-def put(text: str):
-    return lambda folder: (folder / "x.txt").write_text(text)
+def write(folder: Path) -> None:
+    (folder / "result").write_text("made")
 
 
-def fail(error: BaseException):
-    def build(folder: Path) -> None:
-        (folder / "half.txt").write_text("half")
+def never(_folder: Path) -> None:
+    pytest.fail("it was built again")
+
+
+def state(root: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_where_things_lie():
+    run = RunDir(Path("runs/x"))
+    assert [run.config, run.rank, run.select, run.report] == [
+        Path("runs/x") / name for name in ("config.yaml", "rank", "select", "report")
+    ]
+    assert run.train("all", 3) == Path("runs/x/train/all/seed-3")
+    assert run.evaluate("base", 0) == Path("runs/x/evaluate/base/seed-0")
+
+
+def test_what_is_built_says_what_made_it(tmp_path):
+    folder = tmp_path / "runs" / "rank"
+    assert build_or_reuse(folder, IDENTITY, write) is True
+    assert sorted(path.name for path in folder.iterdir()) == ["provenance.json", "result"]
+    found = load_provenance(folder)
+    assert found.identity == json.loads(json.dumps(IDENTITY))
+    assert set(found.environment) == {
+        "packages", "python", "platform", "cpu_count", "git_commit", "date", "seconds",
+    }  # fmt: skip
+    assert [path.name for path in folder.parent.iterdir()] == ["rank"]
+
+
+def test_equal_is_reused_without_a_call(tmp_path):
+    build_or_reuse(tmp_path / "rank", IDENTITY, write)
+    before = state(tmp_path)
+    again = dict(reversed(IDENTITY.items()))
+    assert build_or_reuse(tmp_path / "rank", again, never) is False
+    assert state(tmp_path) == before
+
+
+def test_different_is_refused_with_every_field_and_left_alone(tmp_path):
+    folder = tmp_path / "rank"
+    build_or_reuse(folder, IDENTITY, write)
+    before = state(tmp_path)
+    other = {"stage": "rank", "ranker": {"epochs": 5, "betas": (0.9, 0.99)}, "safe": "def"}
+    with pytest.raises(ValueError, match="was made from something else") as caught:
+        build_or_reuse(folder, other, never)
+    assert str(caught.value) == (
+        f"{folder} was made from something else:\n"
+        "  pool: abc there, (absent) now\n"
+        "  ranker.betas: [0.9, 0.95] there, [0.9, 0.99] now\n"
+        "  ranker.epochs: 3 there, 5 now\n"
+        "  safe: (absent) there, def now\n"
+        f"Delete {folder} to make it again, or give another run_dir."
+    )
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize(("changed", "more"), [(8, ""), (9, "and 1 more"), (20, "and 12 more")])
+def test_many_differences_are_counted(tmp_path, changed, more):
+    folder = tmp_path / "rank"
+    build_or_reuse(folder, {f"k{i:02}": 0 for i in range(20)}, write)
+    with pytest.raises(ValueError, match="k00: 0 there, 1 now") as caught:
+        build_or_reuse(folder, {f"k{i:02}": int(i < changed) for i in range(20)}, never)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + 8 + bool(more) + 1
+    assert lines[8] == "  k07: 0 there, 1 now"
+    assert more in lines[9]
+
+
+def test_a_folder_that_does_not_say_what_made_it(tmp_path):
+    folder = tmp_path / "rank"
+    folder.mkdir()
+    (folder / "mine").write_text("precious")
+    with pytest.raises(
+        ValueError,
+        match=rf"^{re.escape(str(folder))} holds no readable provenance\.json .*so it cannot be "
+        "told what made it. Delete the folder to make it again, or give another run_dir",
+    ):
+        build_or_reuse(folder, IDENTITY, never)
+    assert (folder / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"identity": {}}', "\ufeff{}"])
+def test_a_broken_record(tmp_path, text):
+    folder = tmp_path / "rank"
+    build_or_reuse(folder, IDENTITY, write)
+    (folder / "provenance.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"holds no readable provenance\.json .*Delete the folder"):
+        build_or_reuse(folder, IDENTITY, never)
+    assert (folder / "result").read_text() == "made"
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "rank").write_text("a file")
+    with pytest.raises(ValueError, match=r"rank holds no readable provenance\.json"):
+        build_or_reuse(tmp_path / "rank", IDENTITY, never)
+    assert (tmp_path / "rank").read_text() == "a file"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
+def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(tmp_path, error):
+    folder = tmp_path / "runs" / "x" / "rank"
+
+    def half(temporary: Path) -> None:
+        write(temporary)
         raise error
 
-    return build
+    with pytest.raises(error):
+        build_or_reuse(folder, IDENTITY, half)
+    assert list(tmp_path.iterdir()) == []
+    assert build_or_reuse(folder, IDENTITY, write) is True
+    assert (folder / "result").read_text() == "made"
 
 
-def files(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("seal.artifacts.run_dir.save_provenance", refuse)
+    with pytest.raises(PermissionError):
+        build_or_reuse(tmp_path / "runs" / "rank", IDENTITY, write)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_absent_is_built_and_equal_is_reused(tmp_path):
-    folder = tmp_path / "runs" / "rank"
-    assert build_or_reuse(folder, {"seed": 1, "files": ("a", "b")}, put("one"))
-    assert not build_or_reuse(folder, {"seed": 1, "files": ["a", "b"]}, fail(AssertionError()))
-    assert (folder / "x.txt").read_text() == "one"
-    assert load_provenance(folder).identity == {"seed": 1, "files": ["a", "b"]}
-    assert load_provenance(folder).environment["seconds"] >= 0
+def test_an_identity_is_json(tmp_path):
+    with pytest.raises(ValueError, match="Out of range float"):
+        build_or_reuse(tmp_path / "rank", {"a": float("nan")}, never)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        build_or_reuse(tmp_path / "rank", {"a": Path("x")}, never)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_different_is_refused_naming_every_field(tmp_path):
-    folder = tmp_path / "rank"
-    build_or_reuse(folder, {"ranker": {"epochs": 3, "seed": 0}, "pool": "aa"}, put("one"))
-    with pytest.raises(ValueError, match="was made from something else") as refused:
-        build_or_reuse(folder, {"ranker": {"epochs": 5, "seed": 0}, "pool": "bb"}, put("two"))
-    said = str(refused.value)
-    assert "ranker.epochs: 3 there, 5 now" in said
-    assert "pool: aa there, bb now" in said
-    assert f"Delete {folder} to make it again, or give another run_dir." in said
-    assert (folder / "x.txt").read_text() == "one"
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("bad"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")]
-)
-def test_a_failed_build_leaves_nothing(tmp_path, error):
-    with pytest.raises(type(error)):
-        build_or_reuse(tmp_path / "runs" / "x" / "rank", {}, fail(error))
-    assert files(tmp_path) == []
-
-
-def test_a_failed_rebuild_keeps_the_old(tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
+def test_rebuild_keeps_the_old_folder_when_the_build_fails(tmp_path, error):
     folder = tmp_path / "report"
-    rebuild(folder, put("old"))
-    with pytest.raises(ValueError, match="bad"):
-        rebuild(folder, fail(ValueError("bad")))
-    assert files(tmp_path) == ["report", "report/x.txt"]
-    rebuild(folder, put("new"))
-    assert (folder / "x.txt").read_text() == "new"
+    rebuild(folder, write)
+    before = state(tmp_path)
+
+    def half(new: Path) -> None:
+        assert (folder / "result").is_file(), "the old one is there while the new one is made"
+        (new / "half").write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        rebuild(folder, half)
+    assert state(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
-def test_a_folder_without_provenance_is_not_reused(tmp_path):
-    (tmp_path / "rank").mkdir()
-    with pytest.raises(ValueError, match=r"rank holds no readable provenance.json .*Delete"):
-        build_or_reuse(tmp_path / "rank", {}, put("one"))
-
-
-def test_a_folder_that_is_there_is_never_overwritten(tmp_path):
-    with pytest.raises(ValueError, match="exists already"), new_folder(tmp_path):
-        pass
-
-
-def test_no_place_to_write(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ValueError, match=r"cannot write into .*file.* Give a run_dir"):
-        build_or_reuse(tmp_path / "file" / "rank", {}, put("one"))
-
-    def read_only(*_args, **_kwargs):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
-    with pytest.raises(ValueError, match=r"cannot write into .*Permission denied"):
-        build_or_reuse(tmp_path / "runs" / "rank", {}, put("one"))
-
-
-def test_a_write_that_breaks_off_keeps_the_old_text(tmp_path, monkeypatch):
-    path = tmp_path / "config.yaml"
-    write_text(path, "old")
-
-    def full(*_args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        write_text(path, "new")
-    assert files(tmp_path) == ["config.yaml"]
-    assert path.read_text() == "old"
-
-
-def test_json_has_no_nan(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "x.json", {"loss": float("nan")})
-    assert files(tmp_path) == []
-
-
-def test_files_are_readable_by_others(tmp_path):
-    build_or_reuse(tmp_path / "rank", {}, put("one"))
-    write_text(tmp_path / "config.yaml", "x")
-    assert os.stat(tmp_path / "rank").st_mode & 0o755 == 0o755  # noqa: PTH116
-    assert os.stat(tmp_path / "config.yaml").st_mode & 0o644 == 0o644  # noqa: PTH116
-
-
-def test_differences_by_hand():
-    old = {"a": 1, "b": {"c": 2, "d": 3}, "gone": True}
-    new = {"a": 1, "b": {"c": 5, "d": 3}, "fresh": None}
-    assert differences(old, new) == [
-        "b.c: 2 there, 5 now",
-        "fresh: (absent) there, null now",
-        "gone: true there, (absent) now",
-    ]
-    assert differences(old, old) == []
-
-
-def test_content_hash_ignores_order_but_not_repetition():
-    assert content_hash(["b", "a"]) == content_hash(["a", "b"])
-    assert content_hash(["a", "a"]) != content_hash(["a"])
-    assert content_hash(["ab", "c"]) != content_hash(["a", "bc"])
-
-
-def test_model_identity_changes_with_a_byte(tmp_path):
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"0" * 100)
-    before = model_identity(str(tmp_path), None)
-    weights.write_bytes(b"0" * 99 + b"1")
-    assert model_identity(str(tmp_path), None) != before
-    assert model_identity("owner/name", "abc") == {"path": "owner/name", "revision": "abc"}
+def test_rebuild_replaces_the_whole_folder_and_clears_what_a_killed_process_left(tmp_path):
+    left = tmp_path / ".report.new"
+    left.mkdir()
+    (left / "stale").write_text("stale")
+    rebuild(tmp_path / "report", lambda new: (new / "old").write_text("1"))
+    rebuild(tmp_path / "report", write)
+    assert state(tmp_path).keys() == {"report/result"}
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]

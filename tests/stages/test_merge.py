@@ -12,8 +12,7 @@ from transformers import AutoTokenizer
 
 from seal.artifacts.adapter import Adapter
 from seal.data.tokenize import Encoded
-from seal.models import LoraSpec, ModelSpec, load_model
-from seal.sft import quiet_peft
+from seal.models import LoraSpec, ModelSpec, load_model, quiet_peft
 from seal.stages.merge import merge
 from seal.stages.train import TrainSettings, train
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rankers.conftest import make_pool, make_safe
+from rankers.conftest import encoded, make_pool, make_safe
 from seal.artifacts.ranking import load_ranking
 from seal.models import ModelSpec, load_model
 from seal.rankers.seal import Seal
@@ -27,6 +27,16 @@ def test_a_ranking_and_a_record_per_step(lm, tmp_path):
     assert all(step["safe_loss"] > 0 and 0 < step["effective_sample_share"] <= 1 for step in steps)
     assert told[0] == ("ranking with SEAL", 8, 32)
     assert told[-1] == ("scoring the pool", 16, 16)
+
+
+def test_a_sample_longer_than_the_models_context(lm, tmp_path):
+    long = encoded("long", [2, 3], [9] * 600)
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 23 samples are longer than the model's context of 512 tokens; the longest, "
+        r"long, has 602. Set tokenization.max_length=512 or less",
+    ):
+        rank(Seal(), lm, [*make_pool(), long], make_safe(), tmp_path)
 
 
 def test_pool_equal_to_safe(lm, tmp_path):

@@ -73,7 +73,7 @@ def test_a_ranker_without_steps_has_an_empty_log(lm, tmp_path):
     [
         (
             Loss(),
-            r"^16 of 16 samples have a score that is not finite \(first: good-00, planted-01, g",
+            r"^16 of 16 samples have a score that is not finite \(first: good-00, planted-01",
         ),
         (Seal(), r"^the loss of 32 samples is not finite: .* Lower rank\.learning_rate, or use "),
     ],

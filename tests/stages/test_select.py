@@ -1,59 +1,99 @@
+"""Which samples are kept, invariances included, and the rows that are written for them."""
+
 import json
+import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seal.artifacts.ranking import make_ranking
+from seal.artifacts.selection import Selection, load_selection
 from seal.data.load import DataSpec, load
 from seal.data.sample import Message, Sample
-from seal.stages.select import SelectSettings, save_selected, select
+from seal.stages.select import SelectSettings, check_same_samples, save_selected, select
+
+# a 5, b 5, c 4, d 4, e 4, f 1, g 0, h -1, i -2, j -3: two ties; vowels from "web".
+SCORES = {"a": 5, "b": 5, "c": 4, "d": 4, "e": 4, "f": 1, "g": 0, "h": -1, "i": -2, "j": -3}
+SOURCES = {key: "web" if key in "aei" else "" for key in SCORES}
 
 
-def pool_of(sources: dict[str, str]) -> list[Sample]:
-    turn = (Message("user", "q"),), (Message("assistant", "a"),)
-    return [Sample(key, *turn, source) for key, source in sources.items()]
+def ranking_of(scores: dict[str, float]):
+    return make_ranking(tuple(scores), np.array(list(scores.values()), dtype=float))
 
 
-SCORES = {"a": 5.0, "b": 4.0, "c": 3.0, "d": 2.0, "e": 1.0}
-POOL = pool_of({"a": "web", "b": "web", "c": "web", "d": "books", "e": "books"})
-RANKING = make_ranking(tuple(SCORES), np.array(list(SCORES.values())))
+def pool_of(keys) -> list[Sample]:
+    turns = (Message("user", "q"),), (Message("assistant", "a"),)
+    return [Sample(key, *turns, SOURCES.get(key, "")) for key in keys]
+
+
+def kept(scores: dict[str, float] = SCORES, **settings) -> str:
+    return "".join(select(ranking_of(scores), pool_of(scores), SelectSettings(**settings)).ids)
 
 
 @pytest.mark.parametrize(
-    ("settings", "kept"),
+    ("settings", "expected"),
     [
-        ({}, "abcd"),  # the paper's 80 %
-        ({"fraction": 0.4}, "ab"),
-        ({"fraction": 1.0}, "abcde"),
-        ({"count": 3}, "abc"),
-        ({"threshold": 2.0}, "abcd"),
-        ({"quotas": {"books": 0.5}, "fraction": 1.0}, "abcd"),  # round(0.5 * 2) = 1 of the books
-        ({"quotas": {"web": 0.0}, "count": 2}, "de"),
-        ({"quotas": {"web": 1 / 3, "books": 1.0}}, "ade"),
+        ({}, "abcdefgh"),
+        ({"fraction": 0.8}, "abcdefgh"),
+        ({"fraction": 1.0}, "abcdefghij"),
+        ({"fraction": 0.1}, "a"),
+        ({"fraction": 0.3}, "abc"),  # the tie of c, d, e goes by id
+        ({"fraction": 0.25}, "ab"),  # 2.5 rounds to the even neighbour
+        ({"fraction": 0.35}, "abcd"),  # 3.5 likewise
+        ({"count": 1}, "a"),
+        ({"count": 4}, "abcd"),
+        ({"count": 10}, "abcdefghij"),
+        ({"threshold": 4}, "abcde"),  # at least, and the whole tie
+        ({"threshold": 4.001}, "ab"),
+        ({"threshold": -100.0}, "abcdefghij"),
+        ({"threshold": 5}, "ab"),
+        ({"quotas": {"web": 1.0}}, "abcdefghi"),  # a e i; of b c d f g h j the best round(5.6)
+        ({"quotas": {"web": 0.0}, "fraction": 1.0}, "bcdfghj"),
+        ({"quotas": {"web": 0.5, "": 0.0}}, "ae"),  # 1.5 rounds to 2
+        ({"quotas": {"": 0.2}, "count": 1}, "ab"),  # 1.4 of 7 without a source, 1 of the others
+        ({"quotas": {"web": 1 / 3}, "threshold": 4}, "abcd"),
     ],
 )
-def test_rules_by_hand(settings, kept):
-    assert select(RANKING, POOL, SelectSettings(**settings)).ids == tuple(kept)
+def test_by_hand(settings, expected):
+    assert kept(**settings) == expected
 
 
-def test_ties_go_by_id_and_never_by_position():
-    for order in ("abcd", "dcba", "cadb"):
-        ranking = make_ranking(tuple(order), np.zeros(4))
-        pool = pool_of(dict.fromkeys(order, ""))
-        assert select(ranking, pool, SelectSettings(count=2)).ids == ("a", "b")
+def test_the_rounding_of_small_pools():
+    assert [len(kept(dict.fromkeys("abcdefg"[:n], 0))) for n in (1, 2, 3, 4, 5)] == [1, 2, 2, 3, 4]
+
+
+@given(st.randoms(use_true_random=False))
+def test_permuting_ranking_or_pool_changes_nothing(rng: random.Random):
+    scores = list(SCORES.items())
+    rng.shuffle(scores)
+    keys = list(SCORES)
+    rng.shuffle(keys)
+    settings = SelectSettings(fraction=0.3, quotas={"web": 0.5})
+    found = select(ranking_of(dict(scores)), pool_of(keys), settings)
+    assert found == Selection(("a", "b", "c", "e"), 10)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fraction": 0.5, "count": 2}, "fraction and count exclude each other. Give one"),
-        ({"fraction": 0}, "greater than 0"),
-        ({"fraction": 1.5}, "less than or equal to 1"),
-        ({"count": 0}, "greater than or equal to 1"),
-        ({"quotas": {"web": 2}}, r"quotas.web=2.0 must lie in \[0, 1\]"),
+        ({"fraction": 0.5, "count": 2}, "fraction and count exclude each other. Give one of them"),
+        ({"fraction": 0.5, "threshold": 0}, "fraction and threshold exclude each other. Give one"),
+        ({"count": 2, "threshold": 0}, "count and threshold exclude each other. Give one"),
+        (
+            {"fraction": 0.5, "count": 2, "threshold": 0},
+            "fraction and count and threshold exclude each other",
+        ),
+        ({"threshold": float("nan")}, "finite number"),
+        ({"threshold": float("inf")}, "finite number"),
+        ({"fraction": float("nan")}, "less than or equal to 1"),
+        ({"quotas": {"web": -0.1}}, r"quotas\.web=-0\.1 must lie in \[0, 1\]"),
+        ({"quotas": {"web": float("nan")}}, r"quotas\.web=nan must lie in \[0, 1\]"),
+        ({"share": 0.5}, "Extra inputs are not permitted"),
     ],
 )
-def test_settings_that_make_no_sense(settings, message):
+def test_settings_that_exclude_each_other_or_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         SelectSettings(**settings)
 
@@ -61,42 +101,105 @@ def test_settings_that_make_no_sense(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"count": 6}, r"select.count=6 is more than the 5 samples"),
-        ({"threshold": 9}, r"the selection is empty: none of 5 samples passes .*best score is 5"),
-        ({"fraction": 0.01}, "the selection is empty"),
-        ({"quotas": {"wbe": 0.5}}, r"'wbe', which no sample has. The pool's sources: books, web"),
+        ({"count": 11}, r"^select\.count=11 is more than the 10 samples there are .*Lower it\."),
+        ({"count": 8, "quotas": {"web": 1.0}}, r"select\.count=8 is more than the 7 samples"),
+        (
+            {"threshold": 5.5},
+            r"^the selection is empty: none of 10 samples passes select=\{'threshold': 5\.5, 'quota"
+            r"s': \{\}\}\. The best score is 5\.",
+        ),
+        ({"quotas": {"web": 0.0, "": 0.0}}, r"the selection is empty: none of 10 samples"),
+        (
+            {"quotas": {"books": 0.5}},
+            r"^select\.quotas names the source 'books', which no sample has\. The pool's sources: ,"
+            r" web\.",
+        ),
     ],
 )
-def test_rules_that_this_pool_cannot_meet(settings, message):
+def test_what_this_pool_cannot_give(settings, message):
     with pytest.raises(ValueError, match=message):
-        select(RANKING, POOL, SelectSettings(**settings))
+        kept(**settings)
 
 
-def test_a_ranking_of_another_pool_is_refused_with_the_counts():
-    other = pool_of({"a": "", "b": "", "x": ""})
-    with pytest.raises(
-        ValueError,
-        match=r"another pool: 1 of 3 samples have no score .* 3 of its 5 scores .*\(first: x\)",
+@pytest.mark.parametrize(
+    ("keys", "without", "gone", "first"),
+    [
+        ("abc", 0, 7, "d"),
+        ("abcdefghijk", 1, 0, "k"),
+        ("xyz", 3, 10, "x"),
+    ],
+)
+def test_a_ranking_of_another_pool(keys, without, gone, first):
+    message = (
+        f"^this ranking was made from another pool: {without} of {len(keys)} samples have no score "
+        rf"in it, and {gone} of its 10 scores belong to no sample \(first: {first}\)\. Rank this "
+        "pool, or select from the pool it was made from"
+    )
+    for refuse in (
+        lambda: check_same_samples(ranking_of(SCORES), pool_of(keys)),
+        lambda: select(ranking_of(SCORES), pool_of(keys), SelectSettings()),
     ):
-        select(RANKING, other, SelectSettings())
+        with pytest.raises(ValueError, match=message):
+            refuse()
 
 
-def test_selected_rows_are_the_rows_as_they_were_read(tmp_path):
-    rows = [
-        {"prompt": "Grüße 🦭", "completion": "a\u202eb", "extra": {"deep": [1, None]}, "n": i}
-        for i in range(3)
-    ] + [{"prompt": "other", "completion": "line\nbreak"}]
-    path = tmp_path / "pool.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    pool = load([DataSpec(path=str(path))], name="pool")
-    ids = tuple(sample.id for sample in pool.samples)
-    assert pool.num_duplicates == 2
-    selection = select(make_ranking(ids, np.arange(4.0)), pool.samples, SelectSettings(count=3))
-    save_selected(selection, pool.rows, tmp_path)
-    text = (tmp_path / "selected.jsonl").read_text("utf-8")
-    written = [json.loads(line) for line in text.splitlines()]
-    assert written == [pool.rows[key] for key in selection.ids]
+# --- selected.jsonl -----------------------------------------------------------------------------
+
+LINES = [
+    '{"prompt": "Grüße 🦭", "completion": "\\u202ea", "deep": {"x": [1, null, {"y": 1e300}]}}',
+    '{"messages": [{"role": "user", "content": "\\ud83e\\uddad"}, {"role": "assistant", '
+    '"content": "pair"}], "source": "web"}',
+    '{"completion": "line\\nbreak\\u2028\\u0085", "prompt": "keys in another order"}',
+    '{"prompt": "big", "completion": "numbers", "n": 123456789012345678901234567890, "f": 0.1}',
+    '{"prompt": "twice", "completion": "the same", "first": true}',
+    '{"prompt": "twice", "completion": "the same", "first": false}',
+    '{"prompt": "</script>", "completion": "\\u001b[2J\\u0000"}',
+]
+
+
+def load_lines(folder, name, lines):
+    (folder / name).write_text("\n".join(lines) + "\n", "utf-8")
+    return load([DataSpec(path=str(folder / name))], name="pool")
+
+
+def test_selected_rows_are_verbatim_in_the_order_of_their_ids(tmp_path):
+    pool = load_lines(tmp_path, "pool.jsonl", LINES)
+    ids = tuple(sorted(sample.id for sample in pool.samples))
+    assert len(ids) == 7
+    save_selected(Selection(ids, 7), pool.rows, tmp_path)
+    written = (tmp_path / "selected.jsonl").read_bytes()
+    assert written.isascii()
+    assert b"\x1b" not in written
+    rows = [json.loads(line) for line in written.decode().splitlines()]
+    assert rows == [pool.rows[key] for key in ids]
+    originals = {json.dumps(json.loads(line)) for line in LINES}  # keys in the order they were in
+    assert {json.dumps(row) for row in rows} == originals
+    assert load_selection(tmp_path / "selection.parquet") == Selection(ids, 7)
+
+
+def test_selected_rows_load_again_with_the_same_ids(tmp_path):
+    pool = load_lines(tmp_path, "pool.jsonl", LINES)
+    chosen = tuple(sorted(sample.id for sample in pool.samples if "n" not in pool.rows[sample.id]))
+    assert sum("-" in key for key in chosen) == 1, "the repeated sample is among them"
+    save_selected(Selection(chosen, 7), pool.rows, tmp_path)
     again = load([DataSpec(path=str(tmp_path / "selected.jsonl"))], name="selected")
-    assert {s.prompt for s in again.samples} == {
-        s.prompt for s in pool.samples if s.id in set(selection.ids)
+    assert tuple(sample.id for sample in again.samples) == chosen
+    assert again.excluded == ()
+    assert {key: sample.source for key, sample in zip(chosen, again.samples, strict=True)} == {
+        sample.id: sample.source for sample in pool.samples if sample.id in chosen
     }
+
+
+def test_half_a_surrogate_pair_survives_the_file(tmp_path):
+    rows = {"a": {"prompt": "\ud83e", "completion": ["\udc80", "ok"]}}
+    save_selected(Selection(("a",), 1), rows, tmp_path)
+    assert json.loads((tmp_path / "selected.jsonl").read_text()) == rows["a"]
+
+
+def test_rows_of_other_kinds_of_file(tmp_path):
+    (tmp_path / "pool.csv").write_text('prompt,completion\nq,"a ""quoted"", 🦭\nline"\n', "utf-8")
+    pool = load([DataSpec(path=str(tmp_path / "pool.csv"))], name="pool")
+    save_selected(Selection((pool.samples[0].id,), 1), pool.rows, tmp_path)
+    again = load([DataSpec(path=str(tmp_path / "selected.jsonl"))], name="selected")
+    assert again.samples == pool.samples
+    assert again.fingerprint == pool.fingerprint

@@ -19,8 +19,7 @@ from trl import SFTTrainer
 from seal.artifacts.adapter import load_adapter
 from seal.data.load import DataSpec
 from seal.data.tokenize import Encoded
-from seal.models import LoraSpec, ModelSpec, load_model
-from seal.sft import quiet_peft
+from seal.models import LoraSpec, ModelSpec, load_model, quiet_peft
 from seal.stages import train as stage
 from seal.stages.train import MixSettings, TrainSettings, train
 

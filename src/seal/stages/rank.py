@@ -9,6 +9,7 @@ from typing import Any
 
 from seal.artifacts.ranking import Ranking, save_ranking
 from seal.data.tokenize import Encoded
+from seal.generation import check_context
 from seal.models import LanguageModel
 from seal.progress import Progress, silent
 from seal.rankers.ranker import Ranker, RankingTask
@@ -39,10 +40,12 @@ def rank(
         A score for every sample of the pool; higher = keep.
 
     Raises:
-        ValueError: If pool and safe set are the same samples, which leaves nothing to tell apart,
-            or the method meets a loss that is not finite.
+        ValueError: If a sample is longer than the model's context, pool and safe set are the same
+            samples, which leaves nothing to tell apart, or the method meets a loss that is not
+            finite.
     """
     _check_distinct(pool, safe)
+    check_context(lm, [*pool, *safe])
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
 
         def log(record: dict[str, Any]) -> None:
