@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from seal.artifacts.provenance import file_hash, model_identity
+from seal.artifacts.provenance import file_hash
 from seal.artifacts.run_dir import RunDir
 from seal.config.experiment import Experiment
 from seal.data.load import EncodedSet, SampleSet, encode_set, load
 from seal.data.sample import Sample
 from seal.data.tokenize import ChatEncoder
-from seal.models import load_encoder, load_tokenizer
+from seal.models import load_encoder, load_tokenizer, loaded_identity
 from seal.progress import Progress
 
 
@@ -40,9 +41,7 @@ class Inputs:
     @cached_property
     def model_identity(self) -> dict[str, Any]:
         """What the model is and how it is loaded; changes with any byte of its files."""
-        spec = self.experiment.model
-        loading = {"dtype": spec.dtype, "attn_implementation": spec.attn_implementation}
-        return {**model_identity(spec.path, spec.revision), **loading}
+        return loaded_identity(self.experiment.model)
 
     @cached_property
     def pool(self) -> SampleSet:
@@ -69,6 +68,12 @@ class Inputs:
         return load(self.experiment.safe, name="safe")
 
     @cached_property
+    def harmful(self) -> SampleSet | None:
+        """The harmful references, if any."""
+        specs = self.experiment.harmful
+        return load(specs, name="harmful") if specs else None
+
+    @cached_property
     def mix(self) -> SampleSet | None:
         """The data set that is mixed in while training, if any."""
         mix = self.experiment.train.mix
@@ -83,6 +88,17 @@ class Inputs:
     def encoded_safe(self) -> EncodedSet:
         """The safe set as tokens."""
         return self._encode(self.safe, "safe")
+
+    @cached_property
+    def encoded_harmful(self) -> EncodedSet | None:
+        """The harmful references as tokens."""
+        return None if self.harmful is None else self._encode(self.harmful, "harmful")
+
+    @cached_property
+    def conversations(self) -> dict[str, Sample]:
+        """Id -> sample of pool, safe set and harmful references, its source left out."""
+        sets = [self.pool, self.safe, *([self.harmful] if self.harmful else [])]
+        return {row.id: replace(row, source="") for part in sets for row in part.samples}
 
     @cached_property
     def encoded_mix(self) -> EncodedSet | None:

@@ -1,6 +1,7 @@
 """Negative log-likelihood of responses, per token and per sample: pure functions of tensors.
 
-Dimension key: B samples of a batch, T tokens of the padded batch, K columns that need logits.
+Dimension key: B samples of a batch, T tokens of the padded batch, K columns that need logits,
+R response tokens of the batch, V words.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from seal.data.batches import Batch
@@ -27,8 +28,34 @@ class TokenLosses(NamedTuple):
     mask: Bool[Tensor, "B K"]
 
 
+class ResponseLogits(NamedTuple):
+    """Predictions of the response tokens of a batch, row after row.
+
+    Attributes:
+        logits: fp32.
+        labels: The tokens that are there.
+        mask: Where they stand in the batch, among the columns that hold a response token.
+    """
+
+    logits: Float[Tensor, "R V"]
+    labels: Int64[Tensor, " R"]
+    mask: Bool[Tensor, "B K"]
+
+
 def token_nll(model: nn.Module, batch: Batch) -> TokenLosses:
-    """Per-token loss of the responses in a batch under a causal language model.
+    """Per-token loss of the responses in a batch under a causal language model."""
+    logits, labels, mask = response_logits(model, batch)
+    nll = token_losses(logits, labels)
+    return TokenLosses(torch.zeros(mask.shape, device=nll.device).masked_scatter(mask, nll), mask)
+
+
+def token_losses(logits: Float[Tensor, "R V"], labels: Int64[Tensor, " R"]) -> Float[Tensor, " R"]:
+    """-log p(label) of each prediction, in nats."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def response_logits(model: nn.Module, batch: Batch) -> ResponseLogits:
+    """The predictions of the response tokens in a batch.
 
     Logits are computed only for the columns in which some row has a response token to predict,
     which in a left-padded batch are the last ones: the prompt's part of the vocabulary projection,
@@ -47,8 +74,7 @@ def token_nll(model: nn.Module, batch: Batch) -> TokenLosses:
     labels = batch.input_ids[:, 1:][:, columns]
     # fp32 before the softmax: bf16 has 8 bits of mantissa, and ties thousands of scores. Only where
     # there is a response token: a softmax over padding costs as much as one over text.
-    nll = F.cross_entropy(logits[mask].float(), labels[mask], reduction="none")
-    return TokenLosses(torch.zeros(mask.shape, device=nll.device).masked_scatter(mask, nll), mask)
+    return ResponseLogits(logits[mask].float(), labels[mask], mask)
 
 
 def sample_nll(losses: TokenLosses) -> Float[Tensor, " B"]:

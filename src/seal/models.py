@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from seal.artifacts.provenance import folder_hashes, model_identity
 from seal.artifacts.settings import Settings
 from seal.data.tokenize import ChatEncoder
 
@@ -92,12 +93,15 @@ class LanguageModel:
         tokenizer: Its tokenizer.
         encoder: Renders conversations with the model's chat template and tokenizes them.
         pad_id: Fills the attention-masked places of a batch; any valid token will do.
+        identity: What the model is and how it is loaded, as JSON; changes with any byte of its
+            files. None for weights that were changed in memory.
     """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     encoder: ChatEncoder
     pad_id: int
+    identity: Mapping[str, Any] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -171,7 +175,17 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
         with quiet_peft():
             model = PeftModel.from_pretrained(model, str(adapter))
     cast(nn.Module, model).to(device).eval()
-    return LanguageModel(model, tokenizer, load_encoder(spec, tokenizer), _pad_id(tokenizer))
+    encoder = load_encoder(spec, tokenizer)
+    identity = {**loaded_identity(spec), "template": encoder.template_hash}
+    if adapter is not None:
+        identity["adapter"] = folder_hashes(adapter)
+    return LanguageModel(model, tokenizer, encoder, _pad_id(tokenizer), identity)
+
+
+def loaded_identity(spec: ModelSpec) -> dict[str, Any]:
+    """What a model is and how it is loaded; changes with any byte of its files."""
+    loading = {"dtype": spec.dtype, "attn_implementation": spec.attn_implementation}
+    return {**model_identity(spec.path, spec.revision), **loading}
 
 
 def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "default") -> PeftModel:

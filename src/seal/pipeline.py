@@ -28,12 +28,14 @@ from seal.lab.world import write_world
 from seal.models import LanguageModel, load_model
 from seal.progress import Progress, renamed, silent
 from seal.rankers.random import Random
+from seal.rankers.ranker import RankingTask
 from seal.stages import evaluate as evaluate_stage
 from seal.stages import merge as merge_stage
 from seal.stages import rank as rank_stage
 from seal.stages import report as report_stage
 from seal.stages import select as select_stage
 from seal.stages import train as train_stage
+from seal.tables import Tables
 
 _DEMO_CONFIG = Path(__file__).parent / "lab" / "demo.yaml"
 _DEMO_WORLD = 4  # none of the worlds 0, 1 and 2, on which the lab was tuned
@@ -120,23 +122,31 @@ def _rank(inputs: Inputs) -> Path:
         "tokenization": experiment.tokenization.model_dump(mode="json"),
         "pool": inputs.pool.fingerprint,
         "safe": inputs.safe.fingerprint,
+        "harmful": inputs.harmful.fingerprint if inputs.harmful else None,
     }
 
     def build(folder: Path) -> None:
         excluded = (*inputs.pool.excluded, *inputs.encoded_pool.excluded)
         write_excluded(excluded, folder / "excluded.jsonl")
-        safe = inputs.encoded_safe.encoded
-        rank_stage.rank(
-            experiment.rank,
-            load_model(experiment.model),
-            inputs.encoded_pool.encoded,
-            safe,
-            folder,
-            progress=inputs.progress,
-        )
+        rank_stage.rank(experiment.rank, _ranking_task(inputs), folder)
 
-    _ = inputs.encoded_pool, inputs.encoded_safe  # bad data is found before a folder is made
+    # bad data is found before a folder is made
+    _ = inputs.encoded_pool, inputs.encoded_safe, inputs.encoded_harmful
     return _make(run_dir.rank, identity, build, inputs)
+
+
+def _ranking_task(inputs: Inputs) -> RankingTask:
+    harmful = inputs.encoded_harmful
+    return RankingTask(
+        lm=load_model(inputs.experiment.model),
+        pool=inputs.encoded_pool.encoded,
+        safe=inputs.encoded_safe.encoded,
+        harmful=harmful.encoded if harmful else (),
+        samples=inputs.conversations,
+        tokenization=inputs.experiment.tokenization,
+        tables=Tables(inputs.run_dir.tables, inputs.progress),
+        progress=inputs.progress,
+    )
 
 
 def _select(inputs: Inputs) -> Path:

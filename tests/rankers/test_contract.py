@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankers.conftest import make_pool, make_safe
+from rankers.conftest import make_harmful, make_pool, make_safe, make_task
 from seal.artifacts.ranking import load_ranking, save_ranking
 from seal.models import ModelSpec, load_model
 from seal.rankers.loss import Loss
 from seal.rankers.random import Random
-from seal.rankers.ranker import Ranker, RankingTask
+from seal.rankers.ranker import Ranker
 from seal.rankers.seal import Seal
 
 SMALL = {"epochs": 2, "batch_size": 4, "micro_batch_size": 3, "learning_rate": 1e-2}
 RANKERS = [
     pytest.param(Random(), id="random"),
-    pytest.param(Loss(batch_size=3), id="loss"),
+    pytest.param(Loss(), id="loss"),
     *(
         pytest.param(
             Seal(**SMALL, algorithm=algorithm, tuning=tuning, weights=weights, update=update),
@@ -40,7 +40,8 @@ def ranker(request):
 
 def ranked(ranker: Ranker, folder: Path, pool, safe=None):
     lm = load_model(ModelSpec(path=str(folder)))
-    return ranker.rank(RankingTask(lm, pool, make_safe() if safe is None else safe))
+    task = make_task(lm, pool, make_safe() if safe is None else safe, make_harmful())
+    return ranker.rank(task)
 
 
 def test_every_sample_has_one_finite_score(ranker, tiny_model_dir):

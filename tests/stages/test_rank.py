@@ -5,8 +5,10 @@ import pytest
 from rankers.conftest import encoded, make_pool, make_safe
 from seal.artifacts.ranking import load_ranking
 from seal.models import ModelSpec, load_model
+from seal.rankers.ranker import RankingTask
 from seal.rankers.seal import Seal
 from seal.stages.rank import rank
+from seal.tables import Tables
 
 
 @pytest.fixture
@@ -17,9 +19,11 @@ def lm(tiny_model_dir):
 def test_a_ranking_and_a_record_per_step(lm, tmp_path):
     told = []
     ranker = Seal(epochs=2, batch_size=8, gamma_start=0.1)
-    ranking = rank(
-        ranker, lm, make_pool(), make_safe(), tmp_path, progress=lambda *a: told.append(a)
+    progress = lambda *words: told.append(words)  # noqa: E731
+    task = RankingTask(
+        lm, make_pool(), make_safe(), tables=Tables(None, progress), progress=progress
     )
+    ranking = rank(ranker, task, tmp_path)
     assert load_ranking(tmp_path / "ranking.parquet").ids == ranking.ids
     steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [0, 1, 2, 3]
@@ -36,9 +40,9 @@ def test_a_sample_longer_than_the_models_context(lm, tmp_path):
         match=r"1 of 23 samples are longer than the model's context of 512 tokens; the longest, "
         r"long, has 602. Set tokenization.max_length=512 or less",
     ):
-        rank(Seal(), lm, [*make_pool(), long], make_safe(), tmp_path)
+        rank(Seal(), RankingTask(lm, [*make_pool(), long], make_safe()), tmp_path)
 
 
 def test_pool_equal_to_safe(lm, tmp_path):
     with pytest.raises(ValueError, match="pool and safe set hold the same 16 samples"):
-        rank(Seal(), lm, make_pool(), make_pool()[::-1], tmp_path)
+        rank(Seal(), RankingTask(lm, make_pool(), make_pool()[::-1]), tmp_path)

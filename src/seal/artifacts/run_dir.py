@@ -41,6 +41,11 @@ class RunDir:
         return self.root / "rank"
 
     @property
+    def tables(self) -> Path:
+        """Holds the loss tables and what else a forward pass said, by content."""
+        return self.root / "tables"
+
+    @property
     def select(self) -> Path:
         """Holds selection.parquet and selected.jsonl of the ranking's own choice."""
         return self.root / "select"

@@ -49,6 +49,8 @@ class Experiment(Settings):
         unsafe_labels: Values of `pool.label` that count as unsafe. Only used to score a ranking; no
             ranker ever sees a label.
         safe: The trusted set that the ranker measures against; a mapping, or a list of mappings.
+        harmful: Samples of what must not be learned (a harmful request, answered), for the rankers
+            that can use some; likewise a mapping or a list, and empty when there are none.
         tokenization: From text to tokens, for every data set.
         rank: How the pool is scored; higher = keep. `method` says which ranker; SEAL when it is
             left out.
@@ -66,6 +68,7 @@ class Experiment(Settings):
     pool: DataSpec
     unsafe_labels: tuple[str, ...] = ("unsafe",)
     safe: tuple[DataSpec, ...]
+    harmful: tuple[DataSpec, ...] = ()
     tokenization: Tokenization = Tokenization()
     rank: AnyRanker = Seal()
     select: SelectSettings = SelectSettings()
@@ -73,7 +76,12 @@ class Experiment(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     arms: tuple[Arm, ...] = ("base", "all", "random", "selected")
 
-    @field_validator("safe", mode="before", json_schema_input_type=DataSpec | tuple[DataSpec, ...])
+    @field_validator(
+        "safe",
+        "harmful",
+        mode="before",
+        json_schema_input_type=DataSpec | tuple[DataSpec, ...],
+    )
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:  # noqa: ANN401 (whatever the user gave)
         return [value] if isinstance(value, dict | DataSpec) else value

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.settings import Settings
-from seal.data.tokenize import Encoded
+from seal.data.sample import Sample
+from seal.data.tokenize import Encoded, Tokenization
 from seal.models import LanguageModel
 from seal.progress import Progress, silent
+from seal.tables import Tables
 
 
 def forget(record: dict[str, Any]) -> None:
@@ -27,6 +29,10 @@ class RankingTask:
         pool: The samples to score, each with at least one response token. They carry no label and
             no source: a ranker cannot see what it will be judged by.
         safe: The trusted samples, likewise.
+        harmful: Samples of what must not be learned, where the user has some; often empty.
+        samples: Id -> the conversation of every row of the three sets, its source left out.
+        tokenization: How the rows were made of the samples.
+        tables: Passes over rows, each made once per run; `tables.losses(lm, rows)`.
         progress: Told how far the work is.
         log: Given one flat record per step; lands in metrics.jsonl.
     """
@@ -34,8 +40,51 @@ class RankingTask:
     lm: LanguageModel
     pool: Sequence[Encoded]
     safe: Sequence[Encoded]
+    harmful: Sequence[Encoded] = ()
+    samples: Mapping[str, Sample] = field(default_factory=dict)
+    tokenization: Tokenization = field(default_factory=Tokenization)
+    tables: Tables = field(default_factory=Tables)
     progress: Progress = silent
     log: Callable[[dict[str, Any]], None] = forget
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large the sets are, in tokens, prompts included.
+
+    Attributes:
+        pool: Of the pool.
+        safe: Of the safe set.
+        harmful: Of the harmful references.
+        num_pool: Samples of the pool.
+        num_safe: Samples of the safe set.
+        num_harmful: Harmful references.
+    """
+
+    pool: int
+    safe: int
+    harmful: int
+    num_pool: int
+    num_safe: int
+    num_harmful: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Work of a method, in tokens that pass through a model of the aligned model's size.
+
+    Attributes:
+        forward: Tokens of forward passes without a graph, counted with the share of the model's
+            depth they pass through.
+        trained: Tokens of forward and backward passes together.
+    """
+
+    forward: float = 0.0
+    trained: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both, one after the other."""
+        return Cost(self.forward + other.forward, self.trained + other.trained)
 
 
 class Ranker(Settings):
@@ -48,3 +97,7 @@ class Ranker(Settings):
     @abstractmethod
     def rank(self, task: RankingTask) -> Ranking:
         """Score the pool."""
+
+    def cost(self, sizes: Sizes) -> Cost:  # noqa: ARG002
+        """What ranking takes, from the sizes of the sets; nothing, unless a method says so."""
+        return Cost()

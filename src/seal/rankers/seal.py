@@ -30,8 +30,7 @@ from seal.data.batches import epoch_order
 from seal.data.tokenize import Encoded
 from seal.models import LoraSpec
 from seal.rankers.levels import Level, Tuning, make_levels
-from seal.rankers.loss import pool_losses
-from seal.rankers.ranker import Ranker, RankingTask
+from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
 from seal.rankers.selector import (
     Activation,
     AdamSelector,
@@ -161,6 +160,24 @@ class Seal(Ranker):
             )
         return self._ranking(task, pool, [theta, *auxiliary], selector, visits)
 
+    def cost(self, sizes: Sizes) -> Cost:
+        """Pool and safe batches of equal number for every epoch, and the closing pass.
+
+        The pool's backward is skipped while gamma is 0; theta_hat always has one.
+        """
+        steps = -(-sizes.num_pool // self.batch_size)
+        gammas = [self.gamma(step, steps) for step in range(steps * self.epochs)]
+        pool = sizes.pool / steps
+        safe = sizes.safe / sizes.num_safe * sizes.num_pool / steps
+        theta = [
+            Cost(trained=safe * (gamma < 1) + pool * (gamma > 0), forward=pool * (gamma == 0))
+            for gamma in gammas
+        ]
+        cost = sum(theta, Cost(forward=sizes.pool))
+        if self.algorithm == "penalty":
+            cost += Cost(forward=sizes.pool, trained=pool * len(gammas))
+        return cost
+
     def _levels(self, task: RankingTask) -> list[Level]:
         return make_levels(
             task.lm,
@@ -218,9 +235,7 @@ class Seal(Ranker):
 
     def _final_losses(self, task: RankingTask, level: Level, pool: Sequence[Encoded]) -> np.ndarray:
         level.activate()
-        return pool_losses(
-            level.lm, pool, 2 * self.micro_batch_size, task.progress, "scoring the pool"
-        )
+        return task.tables.losses(level.lm, pool).mean
 
 
 class Batch(NamedTuple):

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seal.artifacts.ranking import Ranking, save_ranking
 from seal.data.tokenize import Encoded
 from seal.generation import check_context
-from seal.models import LanguageModel
-from seal.progress import Progress, silent
 from seal.rankers.ranker import Ranker, RankingTask
 
 
-def rank(
-    ranker: Ranker,
-    lm: LanguageModel,
-    pool: Sequence[Encoded],
-    safe: Sequence[Encoded],
-    folder: Path,
-    *,
-    progress: Progress = silent,
-) -> Ranking:
+def rank(ranker: Ranker, task: RankingTask, folder: Path) -> Ranking:
     """Score the samples of a pool with a ranker.
 
     Writes `ranking.parquet` and, step by step, `metrics.jsonl` into an existing folder.
 
     Args:
         ranker: The method with its hyperparameters.
-        lm: The aligned model; the ranker may change it, so use it for nothing else.
-        pool: The samples to score.
-        safe: The trusted samples.
+        task: Model and data; the ranker may change the model, so use it for nothing else.
         folder: Where to write.
-        progress: Told how far the work is.
 
     Returns:
         A score for every sample of the pool; higher = keep.
@@ -44,15 +32,15 @@ def rank(
             samples, which leaves nothing to tell apart, or the method meets a loss that is not
             finite.
     """
-    _check_distinct(pool, safe)
-    check_context(lm, [*pool, *safe])
+    _check_distinct(task.pool, task.safe)
+    check_context(task.lm, [*task.pool, *task.safe, *task.harmful])
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
 
         def log(record: dict[str, Any]) -> None:
             file.write(json.dumps(record) + "\n")
 
-        ranking = ranker.rank(RankingTask(lm, pool, safe, progress, log))
-    assert set(ranking.ids) == {row.id for row in pool}
+        ranking = ranker.rank(replace(task, log=log))
+    assert set(ranking.ids) == {row.id for row in task.pool}
     save_ranking(ranking, folder / "ranking.parquet")
     return ranking
 

@@ -1,0 +1,160 @@
+"""Tables of what one forward pass says about rows: each made once, and shared by the rankers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seal.artifacts.loss_table import LossTable
+from seal.artifacts.row_table import Row, RowTable, build_table
+from seal.artifacts.settings import Settings
+from seal.data.batches import Batch, collate, length_batches
+from seal.data.tokenize import Encoded
+from seal.losses import response_logits, token_losses
+from seal.models import LanguageModel
+from seal.progress import Progress, silent
+
+BATCH_SIZE = 16  # rows per forward pass; memory only
+
+
+class Reading(Settings):
+    """What to read off a forward pass; abstract. Its fields are part of a table's identity."""
+
+    @abstractmethod
+    def read(self, lm: LanguageModel, batch: Batch) -> list[Row]:
+        """The arrays of each row of a batch."""
+
+
+class Losses(Reading):
+    """The columns of a loss table.
+
+    Attributes:
+        entropy: Also the entropy of each prediction; costs a second pass over the logits.
+    """
+
+    entropy: bool = False
+
+    def read(self, lm: LanguageModel, batch: Batch) -> list[Row]:
+        """Per response token: the loss, and the entropy if asked for."""
+        logits, labels, mask = response_logits(lm.model, batch)
+        counts = mask.sum(dim=1).tolist()
+        columns = {"nll": token_losses(logits, labels)}
+        if self.entropy:
+            columns["entropy"] = _entropy(logits)
+        parts = {name: values.cpu().split(counts) for name, values in columns.items()}
+        texts = _response_texts(lm, batch)
+        return [
+            {
+                **{name: rows[place].float().numpy() for name, rows in parts.items()},
+                "num_bytes": np.array([max(1, len(texts[place].encode()))], dtype=np.int64),
+            }
+            for place in range(len(counts))
+        ]
+
+
+class Tables:
+    """The tables of a run.
+
+    A table is named by the model, the tokens of the rows and what is read; a model that was changed
+    in memory has no name, and its tables are not kept.
+
+    Attributes:
+        root: The folder of the tables; None keeps none.
+        progress: Told how far a pass is.
+    """
+
+    def __init__(self, root: Path | None = None, progress: Progress = silent) -> None:
+        self.root = root
+        self.progress = progress
+
+    def losses(
+        self,
+        lm: LanguageModel,
+        rows: Sequence[Encoded],
+        *,
+        entropy: bool = False,
+        what: str = "scoring the pool",
+    ) -> LossTable:
+        """The losses of the rows' response tokens under a model, in the order of the rows.
+
+        Args:
+            lm: The model.
+            rows: Ids must be unique.
+            entropy: Also the entropy of each prediction.
+            what: What the pass is called on the progress bar.
+        """
+        table = self.read(Losses(entropy=entropy), lm, rows, what=what)
+        return LossTable(table, [row.id for row in rows])
+
+    def read(
+        self, reading: Reading, lm: LanguageModel, rows: Sequence[Encoded], *, what: str
+    ) -> RowTable:
+        """What a reading says about the rows, in the table's own order.
+
+        Raises:
+            ValueError: If a value is not finite, naming the samples.
+        """
+        # The longest first: a pass that does not fit in memory fails at once.
+        ordered = sorted(rows, key=lambda row: (-len(row.input_ids), row.id))
+        identity = {
+            "reading": {"kind": type(reading).__name__, **reading.model_dump(mode="json")},
+            "model": lm.identity,
+            "rows": rows_hash(rows),
+        }
+        name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        folder = None if self.root is None or lm.identity is None else self.root / name
+
+        def fill(places: Sequence[int]) -> Iterator[tuple[int, Row]]:
+            shard = [ordered[place] for place in places]
+            for batch in length_batches(shard, BATCH_SIZE):
+                chosen = [shard[place] for place in batch]
+                with torch.inference_mode():
+                    read = reading.read(lm, collate(chosen, lm.pad_id).to(lm.device))
+                _check_finite(chosen, read)
+                yield from ((places[place], row) for place, row in zip(batch, read, strict=True))
+                self.progress(what, places[batch[-1]] + 1, len(ordered))
+
+        return build_table(folder, identity, [row.id for row in ordered], fill)
+
+
+def rows_hash(rows: Sequence[Encoded]) -> str:
+    """SHA-256 over ids, tokens and response masks, whatever the order of the rows."""
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: row.id):
+        digest.update(f"{row.id} {len(row.input_ids)} ".encode())
+        digest.update(np.ascontiguousarray(row.input_ids, dtype="<i4").tobytes())
+        digest.update(np.packbits(row.response_mask).tobytes())
+    return digest.hexdigest()
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    log_p = logits.log_softmax(dim=-1)
+    return -(log_p.exp() * log_p).sum(dim=-1)
+
+
+def _response_texts(lm: LanguageModel, batch: Batch) -> list[str]:
+    responses = [
+        ids[mask].tolist() for ids, mask in zip(batch.input_ids, batch.response_mask, strict=True)
+    ]
+    return lm.tokenizer.batch_decode(responses, skip_special_tokens=True)
+
+
+def _check_finite(rows: Sequence[Encoded], read: Sequence[Mapping[str, Any]]) -> None:
+    bad = [
+        row.id
+        for row, arrays in zip(rows, read, strict=True)
+        if not all(np.isfinite(array).all() for array in arrays.values())
+    ]
+    if bad:
+        raise ValueError(
+            f"the loss of {len(bad)} samples is not finite: {', '.join(bad[:5])}. Use "
+            "model.dtype=float32, or look at these samples."
+        )
