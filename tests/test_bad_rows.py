@@ -117,7 +117,7 @@ def rank(tmp_path, tiny_model_dir, capsys):
         code = main(
             ["rank", f"model.path={tiny_model_dir}", f"pool.path={json.dumps(str(pool))}",
              f"safe.path={safe}", f"run_dir={tmp_path}/run", "tokenization.max_length=128",
-             "rank.epochs=1", "rank.batch_size=4", *words]
+             "rank.method=seal", "rank.epochs=1", "rank.batch_size=4", *words]
         )  # fmt: skip
         said = capsys.readouterr()
         printed = said.out + said.err

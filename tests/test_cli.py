@@ -84,9 +84,10 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     names = re.findall(r"^│ (\w+) ", text, re.MULTILINE)
-    stages = ["run", "rank", "select", "train", "merge", "evaluate", "report"]
+    stages = ["run", "rank", "select", "train", "merge", "evaluate", "report", "bench", "score"]
     assert [name for name in names if name != "customize"] == [
         *stages,
+        "estimate",
         "show",
         "config",
         "demo",
@@ -102,6 +103,9 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
         *((name, "[CONFIG | KEY=VALUE]...") for name in ("run", "rank", "select", "train")),
         ("evaluate", "--quiet"),
         ("report", "The folder of a finished run is enough"),
+        ("score", "--scorer"),
+        ("bench", "bench/bench.md, bench.json and bench.svg"),
+        ("estimate", "--json"),
         ("show", "RUN"),
         ("demo", "--run-dir"),
         ("lab build", "--seed"),
@@ -175,6 +179,58 @@ def test_a_run_ends_with_its_numbers(
     assert "0.500 [0.400, 0.600]" in text
 
 
+@pytest.mark.parametrize(("num_failed", "code"), [(0, cli.DONE), (1, cli.BUG)])
+def test_a_benchmark_ends_with_its_table(
+    num_failed: int,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    estimate = {"value": 0.75, "low": 0.7, "high": 0.8, "n": 99}
+    row = {
+        "ranker": HOSTILE,
+        "safe_set": "default",
+        "status": "done",
+        "auroc": estimate,
+        "average_precision": estimate,
+        "unsafe_kept_at_clean_fraction": estimate,
+        "auroc_by_label": {},
+        "stability": None,
+        "seconds": 1.0,
+        "seconds_relative": 1.0,
+        "cpu_seconds_relative": 1.25,
+        "peak_memory_relative": None,
+    }
+
+    def stage(experiment: Experiment, _: Progress) -> Path:
+        folder = experiment.run_dir / "bench"
+        folder.mkdir(parents=True)
+        document = {"rows": [row], "cells": [{}, {}], "num_failed": num_failed}
+        (folder / "bench.json").write_text(json.dumps(document), encoding="utf-8")
+        return folder / "bench.md"
+
+    monkeypatch.setattr(pipeline, "bench", stage)
+    monkeypatch.setenv("COLUMNS", "20")  # a narrow terminal cuts no number
+    assert cli.main(["bench", *WORDS]) == code
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert lines[0] == "runs/x/bench/bench.md"
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines[1:]]
+    assert [
+        VISIBLE,
+        "0.750 [0.700, 0.800]",
+        "0.750",
+        "0.750",
+        "-",
+        "1.0",
+        "1.00x",
+        "1.25x",
+        "-",
+    ] in cells
+    assert told.err.startswith("1 of 2 rankings failed; see runs/x/bench/bench.md" * num_failed)
+    assert bool(told.err) == bool(num_failed)
+
+
 def test_report_takes_the_folder_of_a_run_even_when_it_was_moved(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +277,56 @@ def test_show_prints_the_tables(folder: Path, capsys: pytest.CaptureFixture[str]
     assert [r"nll[red]\x1b", "-", "1.250 [1.000, 1.500]"] in cells
     assert ["training samples", "0", "1,200"] in cells
     assert ["auroc", "0.750 [0.700, 0.800]"] in cells
+
+
+CUT = {
+    "rule": "auto",
+    "threshold": {"value": -1.5, "low": -1.75, "high": -1.25, "n": 1500},
+    "num_pool": 1500,
+    "num_kept": 1200,
+    "share_kept": {"value": 0.8, "low": 0.79, "high": 0.81, "n": 1500},
+    "bad_kept": {"value": 3.25, "low": 1, "high": 6, "n": 1500},
+    "good_lost": {"value": 2, "low": 0.5, "high": 4, "n": 1500},
+}
+TRUSTED_CUT = {**CUT, "rule": "safe", "num_reference": 40, "reference_lost": 1, "error_rate": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("cut", "last"),
+    [
+        (
+            CUT,
+            "expected among them: 3.25 [1, 6] of the low group; lost of the high group: 2 [0.5, 4]",
+        ),
+        (
+            TRUSTED_CUT,
+            "of 40 held-out safe rows 1 score lower; of others like them at most 5.0% are expected",
+        ),
+    ],
+)
+def test_select_and_show_say_where_the_cut_is(
+    cut: dict[str, Any],
+    last: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_report(folder / "runs" / "x")
+    chosen = folder / "runs" / "x" / "select"
+    chosen.mkdir()
+    (chosen / "cut.json").write_text(json.dumps(cut), encoding="utf-8")
+    monkeypatch.setattr(pipeline, "select", lambda experiment, _: experiment.run_dir / "select")
+    for words in (["select", *WORDS], ["show", "runs/x"]):
+        assert cli.main(words) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-2] == (
+            f"select ({cut['rule']}): scores of at least -1.5 [-1.75, -1.25] keep 1,200 of 1,500 "
+            "samples, a share of 0.8 [0.79, 0.81]"
+        )
+        assert lines[-1].startswith(last)
+    (chosen / "cut.json").write_text("{}", encoding="utf-8")
+    assert cli.main(["show", "runs/x"]) == 2
+    assert "cut.json is not of the form that this version of seal" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -295,7 +401,7 @@ def test_the_word_without_an_equals_sign_is_the_config(folder: Path) -> None:
         ),
         (["no.yaml"], "no.yaml: no such file. Give a YAML file; `seal config init FILE` writes"),
         ([], "command line: run_dir: missing key. Give run_dir=VALUE, or a YAML file"),
-        ([*WORDS, "rank.epoch=1"], "command line: rank.epoch: unknown key. Did you mean 'epochs'?"),
+        ([*WORDS, "rank.round=1"], "command line: rank.round: unknown key. Did you mean 'rounds'?"),
     ],
 )
 def test_mistakes_on_the_command_line(

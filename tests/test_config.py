@@ -455,16 +455,16 @@ def config_file(tmp_path: Path) -> Path:
 
 def test_the_least_experiment(config_file: Path) -> None:
     experiment = load_experiment(config_file)
-    assert experiment.rank.method == "seal"
+    assert experiment.rank.method == "two_sided"
     assert experiment.seeds == (0,)
     assert [source.path for source in experiment.safe] == ["s.jsonl"]
     words = ["run_dir=runs/x", "model.path=m", "pool.path=p.jsonl", "safe.path=s.jsonl"]
     assert load_experiment(None, words) == experiment
 
 
-def test_the_ranker_is_seal_unless_named(config_file: Path) -> None:
-    assert load_experiment(config_file, ["rank.epochs=7"]).rank.model_dump()["epochs"] == 7
-    assert load_experiment(config_file, ["rank="]).rank.method == "seal"
+def test_the_ranker_is_two_sided_unless_named(config_file: Path) -> None:
+    assert load_experiment(config_file, ["rank.rounds=7"]).rank.model_dump()["rounds"] == 7
+    assert load_experiment(config_file, ["rank="]).rank.method == "two_sided"
     assert load_experiment(config_file, ["rank.method=random"]).rank.method == "random"
 
 
@@ -490,8 +490,8 @@ def test_safe_is_one_or_several(config_file: Path) -> None:
         ("safe=[]", "command line: safe: an empty list. Give at least one."),
         (
             "arms=[selectd]",
-            "command line: arms.0: expected 'base', 'all', 'random' or 'selected', got 'selectd'. "
-            "Did you mean 'selected'?",
+            "command line: arms.0: expected 'base', 'all', 'random', 'selected' or "
+            "'oracle', got 'selectd'. Did you mean 'selected'?",
         ),
         (
             "rank.method=sael",
@@ -502,6 +502,23 @@ def test_safe_is_one_or_several(config_file: Path) -> None:
 def test_mistakes_in_an_experiment(config_file: Path, word: str, message: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         load_experiment(config_file, [word])
+
+
+def test_the_cut_may_be_found(config_file: Path) -> None:
+    assert load_experiment(config_file, ["select=auto"]).select.auto
+    assert load_experiment(config_file, ["select.auto=true"]).select.auto
+    trusted = load_experiment(config_file, ["select.reference=safe", "holdout=0.25"])
+    assert (trusted.select.reference, trusted.holdout) == ("safe", 0.25)
+    assert trusted.select.error_rate == 0.05
+    for word, message in (
+        ("select.reference=safe", r"select\.reference: safe needs safe rows .* Set holdout, such"),
+        ("select=best", r"^command line: select: 'best' is no rule\. Give auto, or keys such as"),
+        ("holdout=0.6", r"^command line: holdout: expected a value <= 0\.5, got 0\.6\."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_experiment(config_file, [word])
+    schema = json.loads(json_schema())
+    assert {"const": "auto", "type": "string"} in schema["properties"]["select"]["anyOf"]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -523,6 +540,7 @@ def test_a_dumped_experiment_loads_as_its_equal(config_file: Path, tmp_path: Pat
     words = [
         "title='3:30'",
         "model.revision='1e5'",
+        "rank.method=seal",
         "rank.learning_rate=1e-7",
         "rank.lora.target_modules=[q_proj, v_proj]",
         "safe.1.path=t.jsonl",
@@ -553,7 +571,7 @@ def test_the_starter_is_valid_once_its_paths_are_filled_in() -> None:
 
 def test_the_starter_shows_the_defaults_and_what_they_mean() -> None:
     text = starter_config()
-    assert "  # Passes over the pool" in text
+    assert "  # Rounds of" in text
     uncommented = re.sub(
         r"^( *)#(?=\w+: )", r"\1", text.replace("path:\n", "path: x\n"), flags=re.M
     )

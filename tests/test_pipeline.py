@@ -55,7 +55,7 @@ def files(tmp_path: Path, tiny_model_dir: Path) -> dict:
         "pool": {"path": write_lines(tmp_path / "pool.jsonl", pool), "label": "label"},
         "safe": {"path": str(tmp_path / "safe.json"), "format": "alpaca"},
         "tokenization": {"max_length": 128},
-        "rank": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-2},
+        "rank": {"method": "seal", "epochs": 1, "batch_size": 8, "learning_rate": 1e-2},
         "select": {"fraction": 0.8},
         "train": {"args": {"learning_rate": 1e-2, "num_train_epochs": 1}},
         "evaluate": {
@@ -176,7 +176,7 @@ def test_rank_works_without_a_config_file(seal, files, tmp_path):
     done = seal(
         "rank", f"model.path={files['model']['path']}", f"pool.path={files['pool']['path']}",
         f"safe.path={files['safe']['path']}", "safe.format=alpaca", f"run_dir={tmp_path}/r",
-        "rank.epochs=1", "tokenization.max_length=128",
+        "rank.rounds=1", "tokenization.max_length=128",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert pq.read_table(tmp_path / "r" / "rank" / "ranking.parquet").num_rows == 20
@@ -243,6 +243,94 @@ def test_random_arm_has_the_size_of_the_selection_and_changes_with_the_seed(file
     assert [len(draw) for draw in draws] == [16, 16]
     assert draws[0] != draws[1]
     assert len(pipeline.arm_selection(inputs, "all", 0).ids) == 20
+
+
+# --- held-out safe rows --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trusted(files, tmp_path) -> dict:
+    """29 safe rows: 28 that are there twice, and one that is a pool row, too."""
+    rows = [{"prompt": f"Say {i}.", "completion": f"The sea is blue {i}."} for i in range(28)]
+    rows += [*rows, {"messages": turns("Question 1?", "Answer 1 is blue.")}]
+    files["safe"] = {"path": write_lines(tmp_path / "safe.jsonl", rows)}
+    files["rank"] = {"method": "loss"}
+    return files
+
+
+def test_without_holdout_a_ranking_is_made_from_what_it_was(trusted, tmp_path):
+    experiment = load_experiment(Path(write_config(trusted, tmp_path)))
+    inputs = pipeline.Inputs(experiment, pipeline.silent)
+    assert "holdout" not in inputs.ranking_identity
+    assert inputs.reference == ()
+    assert inputs.trusted == inputs.encoded_safe.encoded
+
+
+def test_held_out_safe_rows_are_scored_but_are_not_of_the_pool(seal, trusted, tmp_path):
+    trusted |= {"holdout": 0.5, "select": {"reference": "safe", "error_rate": 0.25}}
+    config = write_config(trusted, tmp_path)
+    assert seal("rank", config).exit_code == 0
+    run = Path(trusted["run_dir"])
+    pool = pq.read_table(run / "rank" / "ranking.parquet")["id"].to_pylist()
+    held = pq.read_table(run / "rank" / "reference.parquet")
+    inputs = pipeline.Inputs(load_experiment(Path(config)), pipeline.silent)
+    assert sorted(pool) == sorted(row.id for row in inputs.encoded_pool.encoded)
+    ids = set(held["id"].to_pylist())
+    assert ids == {row.id for row in inputs.reference}
+    assert ids.isdisjoint(pool)
+    assert not any("-" in key for key in ids), "of copies only the first"
+    safe = {row.id.partition("-")[0] for row in inputs.trusted}
+    assert safe.isdisjoint(ids), "neither a row nor its copy is on both sides"
+    assert len(inputs.held_out) == round(0.5 * 29)  # contents
+    assert held.column_names == ["id", "score", "rank", "loss"]
+
+    done = seal("select", config)
+    assert done.exit_code == 0, done.output
+    cut = json.loads((run / "select" / "cut.json").read_text())
+    scores = sorted(held["score"].to_pylist())
+    assert cut["threshold"]["value"] == scores[int(0.25 * (len(scores) + 1)) - 1]
+    assert cut["num_reference"] == len(ids)
+    kept = pq.read_table(run / "select" / "selection.parquet")["id"].to_pylist()
+    assert len(kept) == cut["num_kept"]
+    assert "select (safe): scores of at least" in done.output
+    assert seal("select", config, "select.error_rate=0.5").exit_code == 2, "another selection"
+
+    refused = seal("rank", config, "holdout=0.4")
+    assert refused.exit_code == 2
+    assert "holdout: 0.5 there, 0.4 now" in refused.output
+
+
+def test_which_rows_are_held_out_does_not_depend_on_the_files(trusted, tmp_path):
+    def held_out() -> frozenset[str]:
+        experiment = load_experiment(Path(write_config(trusted, tmp_path)), ["holdout=0.3"])
+        return pipeline.Inputs(experiment, pipeline.silent).held_out
+
+    first = held_out()
+    path = Path(trusted["safe"]["path"])
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert held_out() == first
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert len(held_out() ^ first) <= 2, "a row less changes at most who replaces it"
+
+
+def test_holdouts_that_leave_nothing(seal, trusted, tmp_path):
+    config = write_config(trusted, tmp_path)
+    refused = seal("rank", config, "holdout=0.01")
+    assert refused.exit_code == 2
+    assert "holdout=0.01 of 29 safe rows is not one row. Raise holdout" in refused.output
+    refused = seal("rank", config, "holdout=0.5", f"safe.path={trusted['pool']['path']}")
+    assert refused.exit_code == 2
+    assert "all 10 held-out safe rows are rows of the pool, too" in refused.output
+    assert not Path(trusted["run_dir"]).exists()
+
+
+def test_auto_is_refused_on_a_small_pool_and_leaves_nothing(seal, trusted, tmp_path):
+    config = write_config({**trusted, "select": "auto"}, tmp_path)
+    assert seal("rank", config).exit_code == 0
+    refused = seal("select", config)
+    assert refused.exit_code == 2
+    assert "select: auto needs at least 50 different scores" in refused.output
+    assert not (Path(trusted["run_dir"]) / "select").exists()
 
 
 BAD = [

@@ -13,9 +13,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from seal.budget import BudgetSpent
+from seal.config.words import split_words
 
 if TYPE_CHECKING:
     from seal.config.experiment import Experiment
@@ -27,9 +30,10 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _THEIRS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 _EPILOG = """
-Exit codes: **0** done. **1** an internal error: a bug, shown with its traceback. **2** bad input or
-configuration: one message says what is wrong, where, and the way out; SEAL_TRACEBACK=1 also shows
-where it was raised. **75** interrupted by Ctrl-C or SIGTERM: run the same command again to go on.
+Exit codes: **0** done. **1** an internal error: a bug, shown with its traceback; of `seal bench`,
+also that a ranking failed, as its table says. **2** bad input or configuration: one message says
+what is wrong, where, and the way out; SEAL_TRACEBACK=1 also shows where it was raised. **75**
+interrupted by Ctrl-C or SIGTERM, or stopped by budget.seconds: run the same command again to go on.
 """
 
 app = typer.Typer(
@@ -60,6 +64,8 @@ Words = Annotated[
         show_default=False,
     ),
 ]
+_Made = TypeVar("_Made")
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
@@ -74,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _interrupted() if stop.code == _TYPER_INTERRUPTED else stop.code
     except KeyboardInterrupt:
         return _interrupted()
+    except BudgetSpent as stop:
+        _complain(str(stop))
+        return INTERRUPTED
     except Exception as error:  # the outermost place: it is told, or shown as a bug
         return _failed(error)
     finally:
@@ -121,8 +130,9 @@ def rank(words: Words = None, quiet: Quiet = False) -> None:
 def select(words: Words = None, quiet: Quiet = False) -> None:
     """Keep the best of the ranked pool."""
     from seal import pipeline
+    from seal.terminal import output, show_cut
 
-    _do(pipeline.select, words, quiet=quiet)
+    show_cut(output(), _do(pipeline.select, words, quiet=quiet))
 
 
 @app.command(rich_help_panel=_VERBS, context_settings=_WORDS)
@@ -158,6 +168,54 @@ def report(words: Words = None, quiet: Quiet = False) -> None:
     from seal import pipeline
 
     _show_report(_do(pipeline.report, words, quiet=quiet).parent)
+
+
+@app.command(rich_help_panel=_VERBS, context_settings=_WORDS)
+def bench(words: Words = None, quiet: Quiet = False) -> None:
+    """Compare rankers on a labelled pool: bench/bench.md, bench.json and bench.svg.
+
+    Each ranker and seed gets a process of its own. What is finished is not done again.
+    """
+    from seal import pipeline
+
+    _show_bench(_do(pipeline.bench, words, quiet=quiet).parent)
+
+
+@app.command(rich_help_panel=_HELPERS, context_settings=_WORDS)
+def estimate(
+    words: Words = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a run would take, from a few steps of each kind: time, memory, disk. Makes nothing."""
+    import json
+
+    from seal import pipeline
+    from seal.stages.estimate import as_table
+    from seal.terminal import output, show_table
+
+    experiment, _ = _experiment(words)
+    found = _with_bars(lambda progress: pipeline.estimate(experiment, progress), quiet=quiet)
+    if as_json:
+        _print(json.dumps(found, indent=2))
+    else:
+        show_table(output(), *as_table(found))
+
+
+@app.command(rich_help_panel=_VERBS)
+def score(
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The file, or a Hub dataset.")],
+    scorer: Annotated[str, typer.Option(metavar="RUN", help="The folder of a ranked run.")],
+    row_format: Annotated[str | None, typer.Option("--format", help="The pool's, if none.")] = None,
+    out: Annotated[Path | None, typer.Option(help=".jsonl or .parquet; else in RUN.")] = None,
+    floor: Annotated[float, typer.Option(help="Least agreement with the ranking.")] = 0.7,
+    quiet: Quiet = False,
+) -> None:
+    """Score new samples as a finished ranking would, without ranking again."""
+    from seal import pipeline
+
+    words = (_experiment([scorer])[0], new, row_format, out, floor)
+    _print(str(_with_bars(lambda progress: pipeline.score(*words, progress), quiet=quiet)))
 
 
 @app.command(rich_help_panel=_HELPERS)
@@ -242,55 +300,6 @@ def config_init(
     _print(f"{path}: fill in what is empty, then check it with: seal config check {path}")
 
 
-def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The configuration file and the overrides among the words of a command line.
-
-    The word without "=" is the file. A run's folder means its config.yaml, with that folder (it may
-    have been moved) as the run_dir.
-
-    Raises:
-        ValueError: If there are two such words, it is neither a YAML file nor a folder, or a word
-            looks like an option.
-    """
-    for word in words:
-        if word.startswith("-"):
-            key = word.lstrip("-").partition("=")[0] or "KEY"
-            raise ValueError(
-                f"command line: there is no option {word!r}. Keys are given without dashes: "
-                f"{key}=VALUE."
-            )
-    names = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
-    if len(names) > 1:
-        raise ValueError(
-            f"command line: {names[0]!r} and {names[1]!r} are both without '='. Give one CONFIG; "
-            "all else has the form KEY=VALUE."
-        )
-    if not names:
-        return None, overrides
-    config = Path(names[0])
-    if config.is_dir():
-        if not (config / "config.yaml").is_file():
-            raise ValueError(
-                f"{config} is not the folder of a run: it has no config.yaml. Give a YAML file, or "
-                "the run_dir of a run."
-            )
-        return config / "config.yaml", [f"run_dir={_quoted(str(config))}", *overrides]
-    if config.suffix not in (".yaml", ".yml") and not config.exists():
-        raise ValueError(
-            f"command line: {names[0]!r} is neither a file, nor the folder of a run, nor of the "
-            "form KEY=VALUE, such as rank.epochs=3."
-        )
-    return config, overrides
-
-
-def _quoted(text: str) -> str:
-    """The text as a YAML scalar that can be nothing but text."""
-    import json
-
-    return json.dumps(text)
-
-
 def _experiment(words: list[str] | None) -> tuple[Experiment, str]:
     """The experiment that the words ask for, and what to call it."""
     config, overrides = split_words(words or [])
@@ -309,7 +318,7 @@ def _do(
     return made
 
 
-def _with_bars(work: Callable[[Progress], Path], *, quiet: bool) -> Path:
+def _with_bars(work: Callable[[Progress], _Made], *, quiet: bool) -> _Made:
     from seal.terminal import Bars, messages
 
     with Bars(messages(), quiet=quiet) as bars:
@@ -317,21 +326,26 @@ def _with_bars(work: Callable[[Progress], Path], *, quiet: bool) -> Path:
 
 
 def _show_report(folder: Path) -> None:
-    """Print the tables of a report's folder."""
-    import json
+    """Print the tables of a report's folder, and where the ranking was cut."""
+    from seal.terminal import output, show_run
 
-    from seal.terminal import output, show_report
+    show_run(output(), folder)
 
-    path = folder / "report.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing. Make it with: seal report {folder.parent}")
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not valid JSON ({error}). Make it again with: seal report {folder.parent}"
-        ) from error
-    show_report(output(), content)
+
+def _show_bench(folder: Path) -> None:
+    """Print the main table of a benchmark; the exit code says whether a ranking failed."""
+    from seal.benchmark import load_bench
+    from seal.stages.bench.pages import main_table
+    from seal.terminal import output, show_table
+
+    document = load_bench(folder)
+    show_table(output(), *main_table(document, brief=True))
+    if document["num_failed"]:
+        _complain(
+            f"{document['num_failed']} of {len(document['cells'])} rankings failed; see "
+            f"{folder / 'bench.md'}. The same command makes them again, and only them."
+        )
+        raise typer.Exit(BUG)
 
 
 def _print(text: str) -> None:

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from seal.artifacts.provenance import file_hash
+from seal.artifacts.provenance import content_hash, file_hash
 from seal.artifacts.run_dir import RunDir
+from seal.budget import Budget
 from seal.config.experiment import Experiment
 from seal.data.load import EncodedSet, SampleSet, encode_set, load
 from seal.data.sample import Sample
-from seal.data.tokenize import ChatEncoder
+from seal.data.tokenize import ChatEncoder, Encoded
 from seal.models import load_encoder, load_tokenizer, loaded_identity
 from seal.progress import Progress
 
@@ -25,12 +26,14 @@ class Inputs:
         experiment: What is asked for.
         run_dir: Where it goes.
         progress: Told how far the work is.
+        budget: How long the work may take, counted from now on.
     """
 
     def __init__(self, experiment: Experiment, progress: Progress) -> None:
         self.experiment = experiment
         self.run_dir = RunDir(experiment.run_dir)
         self.progress = progress
+        self.budget = Budget(experiment.budget.seconds)
 
     @cached_property
     def encoder(self) -> ChatEncoder:
@@ -42,6 +45,22 @@ class Inputs:
     def model_identity(self) -> dict[str, Any]:
         """What the model is and how it is loaded; changes with any byte of its files."""
         return loaded_identity(self.experiment.model)
+
+    @cached_property
+    def ranking_identity(self) -> dict[str, Any]:
+        """All that decides the ranking of the pool; `holdout` only where it is used."""
+        share = self.experiment.holdout
+        return {
+            **({"holdout": share} if share else {}),
+            "stage": "rank",
+            "ranker": self.experiment.rank.model_dump(mode="json"),
+            "model": self.model_identity,
+            "template": self.encoder.template_hash,
+            "tokenization": self.experiment.tokenization.model_dump(mode="json"),
+            "pool": self.pool.fingerprint,
+            "safe": self.safe.fingerprint,
+            "harmful": self.harmful.fingerprint if self.harmful else None,
+        }
 
     @cached_property
     def pool(self) -> SampleSet:
@@ -86,8 +105,52 @@ class Inputs:
 
     @cached_property
     def encoded_safe(self) -> EncodedSet:
-        """The safe set as tokens."""
+        """The safe set as tokens, held-out rows included."""
         return self._encode(self.safe, "safe")
+
+    @cached_property
+    def held_out(self) -> frozenset[str]:
+        """Contents of the safe rows that are held out of ranking: the share `holdout` of them.
+
+        Chosen by the hash of the content, so that copies stay together and neither the order of the
+        files nor the pool decides.
+
+        Raises:
+            ValueError: If that is not even one.
+        """
+        share = self.experiment.holdout
+        contents = {_content(row.id) for row in self.encoded_safe.encoded}
+        num = round(share * len(contents))
+        if share and not num:
+            raise ValueError(
+                f"holdout={share:g} of {len(contents)} safe rows is not one row. Raise holdout, or "
+                "give more safe rows."
+            )
+        return frozenset(sorted(contents, key=lambda key: content_hash(["holdout", key]))[:num])
+
+    @cached_property
+    def trusted(self) -> tuple[Encoded, ...]:
+        """The safe rows that the ranker measures against: those that are not held out."""
+        rows = self.encoded_safe.encoded
+        return tuple(row for row in rows if _content(row.id) not in self.held_out)
+
+    @cached_property
+    def reference(self) -> tuple[Encoded, ...]:
+        """The held-out safe rows that are scored among the pool: those that are no pool rows.
+
+        Of copies only the first: another row's word is what the others do not add.
+
+        Raises:
+            ValueError: If rows are held out, and all of them are pool rows.
+        """
+        free = self.held_out - {_content(row.id) for row in self.encoded_pool.encoded}
+        if self.held_out and not free:
+            raise ValueError(
+                f"holdout={self.experiment.holdout:g}: all {len(self.held_out)} held-out safe rows "
+                "are rows of the pool, too, so none is left to compare the pool with. Give a safe "
+                "set of other rows, or leave holdout out."
+            )
+        return tuple(row for row in self.encoded_safe.encoded if row.id in free)
 
     @cached_property
     def encoded_harmful(self) -> EncodedSet | None:
@@ -119,3 +182,8 @@ class Inputs:
 
     def _encode(self, samples: SampleSet, name: str) -> EncodedSet:
         return encode_set(samples, self.encoder, self.experiment.tokenization, name=name)
+
+
+def _content(key: str) -> str:
+    """An id without the suffix of a copy."""
+    return key.partition("-")[0]

@@ -10,18 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from seal import benchmark, planning, scoring
 from seal.artifacts.adapter import load_adapter
-from seal.artifacts.atomic import write_text
+from seal.artifacts.atomic import write_json, write_text
 from seal.artifacts.provenance import content_hash, file_hash, folder_hashes
-from seal.artifacts.ranking import load_ranking
+from seal.artifacts.ranking import load_ranking, tokens_path
 from seal.artifacts.run_dir import build_or_reuse, rebuild
 from seal.artifacts.selection import Selection, load_selection
 from seal.comparison import compare
 from seal.config.experiment import Experiment, dump_experiment, load_experiment
 from seal.data.load import write_excluded
+from seal.data.spans import mask_rows
 from seal.inputs import Inputs
 from seal.lab.build import shipped_model
 from seal.lab.world import write_world
@@ -29,12 +32,14 @@ from seal.models import LanguageModel, load_model
 from seal.progress import Progress, renamed, silent
 from seal.rankers.random import Random
 from seal.rankers.ranker import RankingTask
+from seal.stages import estimate as estimate_stage
 from seal.stages import evaluate as evaluate_stage
 from seal.stages import merge as merge_stage
 from seal.stages import rank as rank_stage
 from seal.stages import report as report_stage
 from seal.stages import select as select_stage
 from seal.stages import train as train_stage
+from seal.stages.score import FLOOR
 from seal.tables import Tables
 
 _DEMO_CONFIG = Path(__file__).parent / "lab" / "demo.yaml"
@@ -84,6 +89,35 @@ def report(experiment: Experiment, progress: Progress = silent) -> Path:
     return _report(Inputs(experiment, progress))
 
 
+def bench(experiment: Experiment, progress: Progress = silent) -> Path:
+    """Rank the labelled pool with every ranker of `bench`, and compare; returns the page.
+
+    The rankings are beside those of the other stages, which neither need this nor change it.
+    """
+    return benchmark.bench(Inputs(experiment, progress))
+
+
+def estimate(experiment: Experiment, progress: Progress = silent) -> dict[str, Any]:
+    """What a run would take, cell by cell; measured in a few steps, of which nothing is kept."""
+    inputs = Inputs(experiment, progress)
+    return estimate_stage.as_json(planning.plan(inputs, _arms(inputs)))
+
+
+def score(
+    experiment: Experiment,
+    new: str,
+    row_format: str | None = None,
+    out: Path | None = None,
+    floor: float = FLOOR,
+    progress: Progress = silent,
+) -> Path:
+    """Score other samples as the finished ranking of a run would; returns the file of the scores.
+
+    See `seal.scoring.score`.
+    """
+    return scoring.score(Inputs(experiment, progress), new, row_format, out, floor)
+
+
 def demo(run_dir: Path, progress: Progress = silent) -> Path:
     """The whole path on the model and the generated data that come with the package.
 
@@ -114,33 +148,24 @@ def demo(run_dir: Path, progress: Progress = silent) -> Path:
 
 def _rank(inputs: Inputs) -> Path:
     experiment, run_dir = inputs.experiment, inputs.run_dir
-    identity = {
-        "stage": "rank",
-        "ranker": experiment.rank.model_dump(mode="json"),
-        "model": inputs.model_identity,
-        "template": inputs.encoder.template_hash,
-        "tokenization": experiment.tokenization.model_dump(mode="json"),
-        "pool": inputs.pool.fingerprint,
-        "safe": inputs.safe.fingerprint,
-        "harmful": inputs.harmful.fingerprint if inputs.harmful else None,
-    }
 
     def build(folder: Path) -> None:
         excluded = (*inputs.pool.excluded, *inputs.encoded_pool.excluded)
         write_excluded(excluded, folder / "excluded.jsonl")
-        rank_stage.rank(experiment.rank, _ranking_task(inputs), folder)
+        reference = frozenset(row.id for row in inputs.reference)
+        rank_stage.rank(experiment.rank, _ranking_task(inputs), folder, reference)
 
     # bad data is found before a folder is made
-    _ = inputs.encoded_pool, inputs.encoded_safe, inputs.encoded_harmful
-    return _make(run_dir.rank, identity, build, inputs)
+    _ = inputs.encoded_pool, inputs.reference, inputs.encoded_safe, inputs.encoded_harmful
+    return _make(run_dir.rank, inputs.ranking_identity, build, inputs)
 
 
 def _ranking_task(inputs: Inputs) -> RankingTask:
     harmful = inputs.encoded_harmful
     return RankingTask(
         lm=load_model(inputs.experiment.model),
-        pool=inputs.encoded_pool.encoded,
-        safe=inputs.encoded_safe.encoded,
+        pool=(*inputs.encoded_pool.encoded, *inputs.reference),
+        safe=inputs.trusted,
         harmful=harmful.encoded if harmful else (),
         samples=inputs.conversations,
         tokenization=inputs.experiment.tokenization,
@@ -152,15 +177,27 @@ def _ranking_task(inputs: Inputs) -> RankingTask:
 def _select(inputs: Inputs) -> Path:
     experiment, run_dir = inputs.experiment, inputs.run_dir
     path = _existing(run_dir.rank / "ranking.parquet", "seal rank")
-    identity = {
+    identity: dict[str, object] = {
         "stage": "select",
-        "select": experiment.select.model_dump(mode="json"),
+        "select": experiment.select.identity(),
         "ranking": file_hash(path),
         "pool": inputs.pool.fingerprint,
     }
+    masks = experiment.select.mask_fraction is not None
+    if masks and tokens_path(path).exists():
+        identity["tokens"] = file_hash(tokens_path(path))
+    reference = None
+    if experiment.select.reference is not None:
+        held_out = _existing(run_dir.rank / "reference.parquet", "seal rank")
+        identity["reference"] = file_hash(held_out)
+        reference = load_ranking(held_out)
 
     def build(folder: Path) -> None:
-        selection = select_stage.select(load_ranking(path), inputs.rankable, experiment.select)
+        ranking = load_ranking(path, tokens=masks)
+        cut = select_stage.find_cut(ranking, experiment.select, reference)
+        if cut is not None:
+            write_json(folder / "cut.json", cut.model_dump(mode="json"))
+        selection = select_stage.select(ranking, inputs.rankable, experiment.select, cut)
         select_stage.save_selected(selection, inputs.pool.rows, folder)
 
     select_stage.check_same_samples(load_ranking(path), inputs.rankable)
@@ -189,12 +226,17 @@ def _train_one(inputs: Inputs, arm: str, seed: int, selection: Selection) -> Non
         "mix": inputs.mix.fingerprint if inputs.mix else None,
         "seed": seed,
     }
+    if selection.masks:
+        lines = (json.dumps([key, *spans]) for key, spans in selection.masks.items())
+        identity["masks"] = content_hash(lines)
 
     def build(folder: Path) -> None:
         kept = set(selection.ids)
+        rows = [row for row in inputs.encoded_pool.encoded if row.id in kept]
+        samples = {sample.id: sample for sample in inputs.rankable if sample.id in selection.masks}
         train_stage.train(
             experiment.model,
-            [row for row in inputs.encoded_pool.encoded if row.id in kept],
+            mask_rows(inputs.encoder, rows, samples, selection.masks),
             experiment.train,
             folder,
             seed=seed,
@@ -233,9 +275,12 @@ def arm_selection(inputs: Inputs, arm: str, seed: int) -> Selection:
     """The samples that an arm is trained on; "random" draws anew with each seed.
 
     Raises:
-        ValueError: If the arm is measured against a selection that has not been made yet.
+        ValueError: If the arm is measured against a selection that has not been made yet, or
+            against labels that the pool does not have.
     """
     ids = tuple(sorted(sample.id for sample in inputs.rankable))
+    if arm == "oracle":
+        return _oracle(inputs, ids)
     if arm == "all":
         return Selection(ids, len(ids))
     path = _existing(inputs.run_dir.select / "selection.parquet", "seal select")
@@ -247,12 +292,26 @@ def arm_selection(inputs: Inputs, arm: str, seed: int) -> Selection:
     return select_stage.select(Random(seed=seed).score(ids), inputs.rankable, count)
 
 
+def _oracle(inputs: Inputs, ids: tuple[str, ...]) -> Selection:
+    labels, unsafe = inputs.pool.labels, inputs.experiment.unsafe_labels
+    if not labels:
+        raise ValueError(
+            "arms names oracle, which leaves out what is labelled unsafe, but pool.label is not "
+            "set. Name the column with the labels, or take oracle out of arms."
+        )
+    return Selection(tuple(key for key in ids if labels[key] not in unsafe), len(ids))
+
+
 def _evaluate(inputs: Inputs) -> Path:
     experiment, run_dir = inputs.experiment, inputs.run_dir
     for arm in experiment.arms:
         for seed in arm_seeds(experiment, arm):
             _evaluate_one(inputs, arm, seed)
     return run_dir.root / "evaluate"
+
+
+def _arms(inputs: Inputs) -> dict[str, tuple[int, ...]]:
+    return {arm: arm_seeds(inputs.experiment, arm) for arm in inputs.experiment.arms}
 
 
 def arm_seeds(experiment: Experiment, arm: str) -> tuple[int, ...]:
@@ -300,7 +359,7 @@ def _report(inputs: Inputs) -> Path:
     for arm in inputs.experiment.arms:
         for seed in arm_seeds(inputs.experiment, arm):
             _existing(run_dir.evaluate(arm, seed), "seal evaluate")
-    arms = {arm: arm_seeds(inputs.experiment, arm) for arm in inputs.experiment.arms}
+    arms = _arms(inputs)
     sizes = {
         arm: 0 if arm == "base" else len(arm_selection(inputs, arm, seeds[0]).ids)
         for arm, seeds in arms.items()
@@ -313,6 +372,9 @@ def _report(inputs: Inputs) -> Path:
 def _make(
     folder: Path, identity: dict[str, object], build: Callable[[Path], None], inputs: Inputs
 ) -> Path:
+    if not folder.exists():
+        cell = folder.relative_to(inputs.run_dir.root).as_posix()
+        inputs.budget.check(cell, lambda kind: planning.cell_seconds(inputs, kind, _arms(inputs)))
     built = build_or_reuse(folder, identity, build)
     inputs.progress(f"{folder} {'done' if built else 'is up to date'}", 1, 1)
     write_text(inputs.run_dir.config, dump_experiment(inputs.experiment))

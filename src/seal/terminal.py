@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_WIDEST = 10_000  # characters of a table
 _HARMLESS = frozenset("\n\t\u200c\u200d")  # the joiners are part of many scripts and of emoji
 
 
@@ -158,6 +161,85 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
             console.print(table)
 
 
+def show_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of plain text, a line per row even where that is wider than the terminal."""
+    table = Table()
+    for place, name in enumerate(header):
+        title = Text(_one_line(name))
+        table.add_column(title, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(_one_line(cell)) for cell in row))
+    wide = console.options.update(width=_WIDEST)
+    table.width = console.measure(table, options=wide).maximum
+    console.print(table, crop=False)
+
+
+def show_run(console: Console, folder: Path) -> None:
+    """Print a report, and where the run's ranking was cut.
+
+    Args:
+        console: Where to.
+        folder: Holds report.json.
+
+    Raises:
+        ValueError: If there is no report, or it cannot be read.
+    """
+    path = folder / "report.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing. Make it with: seal report {folder.parent}")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not valid JSON ({error}). Make it again with: seal report {folder.parent}"
+        ) from error
+    show_report(console, content)
+    show_cut(console, folder.parent / "select")
+
+
+def show_cut(console: Console, folder: Path) -> None:
+    """Print the threshold that scores decided, where a selection's folder holds one.
+
+    Raises:
+        ValueError: If its cut.json is not what this version of seal writes.
+    """
+    path = folder / "cut.json"
+    if not path.is_file():
+        return
+    try:
+        lines = _cut_lines(json.loads(path.read_text("utf-8")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not of the form that this version of seal writes ({error!r}). Delete "
+            f"{folder}, and make it again with: seal select {folder.parent}"
+        ) from error
+    for line in lines:
+        say(console, line)
+
+
+def _cut_lines(cut: Mapping[str, Any]) -> list[str]:
+    kept = (
+        f"select ({cut['rule']}): scores of at least {_interval(cut['threshold'])} keep "
+        f"{int(cut['num_kept']):,} of {int(cut['num_pool']):,} samples, a share of "
+        f"{_interval(cut['share_kept'])}"
+    )
+    if cut["rule"] == "auto":
+        return [
+            kept,
+            f"expected among them: {_interval(cut['bad_kept'])} of the low group; lost of the high "
+            f"group: {_interval(cut['good_lost'])}",
+        ]
+    return [
+        kept,
+        f"of {int(cut['num_reference']):,} held-out safe rows {int(cut['reference_lost']):,} score "
+        f"lower; of others like them at most {float(cut['error_rate']):.1%} are expected to",
+    ]
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    return "{:.4g} [{:.4g}, {:.4g}]".format(*(float(estimate[x]) for x in ("value", "low", "high")))
+
+
 class _Speed(ProgressColumn):
     """Units per second."""
 
@@ -182,6 +264,10 @@ def _spelt(char: str) -> str:
     if char in _HARMLESS or unicodedata.category(char) not in _INVISIBLE:
         return char
     return char.encode("unicode_escape").decode("ascii")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
 def _is_main_process() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seal.artifacts.provenance import load_provenance
-from seal.artifacts.run_dir import RunDir, build_or_reuse, rebuild
+from seal.artifacts.run_dir import RunDir, build_or_reuse, is_current, rebuild
 
 IDENTITY = {"stage": "rank", "ranker": {"epochs": 3, "betas": (0.9, 0.95)}, "pool": "abc"}
 
@@ -45,6 +45,7 @@ def test_what_is_built_says_what_made_it(tmp_path):
     assert found.identity == json.loads(json.dumps(IDENTITY))
     assert set(found.environment) == {
         "packages", "python", "platform", "cpu_count", "git_commit", "date", "seconds",
+        "cpu_seconds", "peak_memory_bytes",
     }  # fmt: skip
     assert [path.name for path in folder.parent.iterdir()] == ["rank"]
 
@@ -55,6 +56,16 @@ def test_equal_is_reused_without_a_call(tmp_path):
     again = dict(reversed(IDENTITY.items()))
     assert build_or_reuse(tmp_path / "rank", again, never) is False
     assert state(tmp_path) == before
+
+
+def test_only_the_very_same_is_current(tmp_path):
+    folder = tmp_path / "rank"
+    assert not is_current(folder, IDENTITY)
+    build_or_reuse(folder, IDENTITY, write)
+    assert is_current(folder, IDENTITY)
+    assert not is_current(folder, {**IDENTITY, "pool": "abd"})
+    (folder / "provenance.json").write_text("{")
+    assert not is_current(folder, IDENTITY)
 
 
 def test_different_is_refused_with_every_field_and_left_alone(tmp_path):

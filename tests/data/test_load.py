@@ -360,3 +360,25 @@ def test_a_template_that_refuses_everything(tmp_path, byte_level):
     with pytest.raises(ValueError, match=r"never.*give another as model\.chat_template") as caught:
         encode_set(pool, encoder, Tokenization(), name="pool")
     assert "max_length" not in str(caught.value)
+
+
+def test_columns_stand_for_those_the_format_expects(tmp_path):
+    rows = [{"question": "a", "good": "b", "bad": "c", "completion": "never"}]
+    columns = {"prompt": "question", "completion": "bad"}
+    pool = load_rows(tmp_path, *rows, columns=columns)
+    assert [row.id for row in pool.samples] == [key("a", "c")]
+    assert pool.rows[key("a", "c")] == rows[0]  # as it was read
+    message = r"pool.jsonl:1: the row has no column 'answer', which columns names; it has the colu"
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path, *rows, columns={"completion": "answer"})
+
+
+def test_skip_and_limit_cut_a_part_out(tmp_path):
+    rows = [pair(str(i), "x") for i in range(10)]
+    part = load_rows(tmp_path, *rows, skip=3, limit=4)
+    assert [row.prompt[0].content for row in part.samples] == ["3", "4", "5", "6"]
+    assert part.num_read == 4
+    assert part.where[part.samples[0].id].endswith("pool.jsonl:4")
+    assert len(load_rows(tmp_path, *rows, skip=8).samples) == 2
+    with pytest.raises(ValueError, match="no usable sample"):
+        load_rows(tmp_path, *rows, skip=10)

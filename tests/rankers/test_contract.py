@@ -6,17 +6,58 @@ import numpy as np
 import pytest
 
 from rankers.conftest import make_harmful, make_pool, make_safe, make_task
+from rankers.second_model import save_second_model
 from seal.artifacts.ranking import load_ranking, save_ranking
-from seal.models import ModelSpec, load_model
+from seal.models import LoraSpec, ModelSpec, load_model
+from seal.rankers.bi_anchor import BiAnchor
+from seal.rankers.density_ratio import DensityRatio
+from seal.rankers.dsir import Dsir
+from seal.rankers.dual_ifd import DualIfd
+from seal.rankers.grad_shield import GradShield
+from seal.rankers.ifd import Ifd
+from seal.rankers.larf import Larf
+from seal.rankers.less import Less
 from seal.rankers.loss import Loss
 from seal.rankers.random import Random
 from seal.rankers.ranker import Ranker
+from seal.rankers.rds import Rds
 from seal.rankers.seal import Seal
+from seal.rankers.sqsd import Sqsd
+from seal.rankers.toss import Toss
+from seal.rankers.two_sided import TwoSided
 
 SMALL = {"epochs": 2, "batch_size": 4, "micro_batch_size": 3, "learning_rate": 1e-2}
+SMALL_LESS = {"warmup_epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "lora": LoraSpec(r=4)}
 RANKERS = [
     pytest.param(Random(), id="random"),
     pytest.param(Loss(), id="loss"),
+    pytest.param(TwoSided(folds=3), id="two_sided"),
+    pytest.param(Larf(), id="larf-auto"),
+    pytest.param(Larf(layer=0, max_anchors=3), id="larf-0"),
+    pytest.param(BiAnchor(), id="bi_anchor"),
+    pytest.param(BiAnchor(avg=2, safe_weight=1.0), id="bi_anchor-both"),
+    pytest.param(Rds(), id="rds"),
+    pytest.param(Rds(pick="round_robin", max_anchors=3), id="rds-round-robin"),
+    # In 10,000 buckets the prompts of this pool, each a word of its own, would all weigh the same.
+    pytest.param(Dsir(num_buckets=16), id="dsir"),
+    pytest.param(Dsir(length_normalised=True, noise="gumbel"), id="dsir-mean-gumbel"),
+    pytest.param(Ifd(), id="ifd"),
+    pytest.param(Ifd(form="ppl"), id="ifd-ppl"),
+    # Rankers of two models are made from the folder of the second one.
+    pytest.param(lambda second: DensityRatio(weak=second), id="density_ratio"),
+    pytest.param(lambda second: DensityRatio(strong=second, per="byte"), id="density_ratio-byte"),
+    pytest.param(lambda second: DualIfd(large=second), id="dual_ifd"),
+    pytest.param(lambda second: DualIfd(large=second, form="loss", log=True), id="dual_ifd-log"),
+    pytest.param(Toss(**SMALL), id="toss"),
+    pytest.param(
+        Toss(**SMALL, utility="pool", aggregate="top_decile", rounds=2, grow=3), id="toss-pro"
+    ),
+    pytest.param(Less(**SMALL_LESS), id="less"),
+    pytest.param(Less(**SMALL_LESS, targets="both", dim=64), id="less-both-projected"),
+    pytest.param(GradShield(num_probes=4, micro_batch_size=3), id="grad_shield"),
+    pytest.param(GradShield(probe="tokens", init_scale=0.1), id="grad_shield-tokens"),
+    pytest.param(Sqsd(**SMALL), id="sqsd"),
+    pytest.param(Sqsd(**SMALL, danger_state="danger", safety_scaling=None), id="sqsd-danger"),
     *(
         pytest.param(
             Seal(**SMALL, algorithm=algorithm, tuning=tuning, weights=weights, update=update),
@@ -33,9 +74,14 @@ RANKERS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def second_model(tmp_path_factory) -> ModelSpec:
+    return ModelSpec(path=str(save_second_model(tmp_path_factory.mktemp("second"))))
+
+
 @pytest.fixture(params=RANKERS)
-def ranker(request):
-    return request.param
+def ranker(request, second_model):
+    return request.param if isinstance(request.param, Ranker) else request.param(second_model)
 
 
 def ranked(ranker: Ranker, folder: Path, pool, safe=None):

@@ -12,7 +12,13 @@ from seal.artifacts.ranking import make_ranking
 from seal.artifacts.selection import Selection, load_selection
 from seal.data.load import DataSpec, load
 from seal.data.sample import Message, Sample
-from seal.stages.select import SelectSettings, check_same_samples, save_selected, select
+from seal.stages.select import (
+    SelectSettings,
+    check_same_samples,
+    find_cut,
+    save_selected,
+    select,
+)
 
 # a 5, b 5, c 4, d 4, e 4, f 1, g 0, h -1, i -2, j -3: two ties; vowels from "web".
 SCORES = {"a": 5, "b": 5, "c": 4, "d": 4, "e": 4, "f": 1, "g": 0, "h": -1, "i": -2, "j": -3}
@@ -88,6 +94,14 @@ def test_permuting_ranking_or_pool_changes_nothing(rng: random.Random):
         ({"threshold": float("nan")}, "finite number"),
         ({"threshold": float("inf")}, "finite number"),
         ({"fraction": float("nan")}, "less than or equal to 1"),
+        ({"auto": True, "threshold": 0}, "threshold and auto exclude each other. Give one of them"),
+        ({"reference": "safe", "count": 2}, "count and reference exclude each other. Give one of"),
+        ({"reference": "harmful"}, "Input should be 'safe'"),
+        (
+            {"error_rate": 0.1},
+            r"error_rate=0\.1 belongs to reference: safe, which is not set\. Set",
+        ),
+        ({"reference": "safe", "error_rate": 1.0}, "less than 1"),
         ({"quotas": {"web": -0.1}}, r"quotas\.web=-0\.1 must lie in \[0, 1\]"),
         ({"quotas": {"web": float("nan")}}, r"quotas\.web=nan must lie in \[0, 1\]"),
         ({"share": 0.5}, "Extra inputs are not permitted"),
@@ -141,6 +155,79 @@ def test_a_ranking_of_another_pool(keys, without, gone, first):
     ):
         with pytest.raises(ValueError, match=message):
             refuse()
+
+
+# --- thresholds that scores decide --------------------------------------------------------------
+
+
+def planted() -> dict[str, float]:
+    """80 good rows, 20 bad ones far below."""
+    rng = np.random.default_rng(0)
+    good = {f"good-{i:02d}": 6 + rng.normal() for i in range(80)}
+    return good | {f"bad-{i:02d}": rng.normal() for i in range(20)}
+
+
+@pytest.mark.parametrize("given", ["auto", {"auto": True}])
+def test_auto_keeps_the_upper_group(given):
+    scores, settings = planted(), SelectSettings.model_validate(given)
+    selection = select(ranking_of(scores), pool_of(scores), settings)
+    assert selection.ids == tuple(sorted(key for key in scores if key.startswith("good")))
+    cut = find_cut(ranking_of(scores), settings)
+    assert (cut.rule, cut.num_kept, cut.num_pool) == ("auto", 80, 100)
+    assert select(ranking_of(scores), pool_of(scores), settings, cut) == selection
+
+
+def test_auto_and_a_quota():
+    scores = planted()
+    pool = [Sample(row.id, row.prompt, row.completion, row.id[:3]) for row in pool_of(scores)]
+    settings = SelectSettings(auto=True, quotas={"bad": 0.1})
+    selection = select(ranking_of(scores), pool, settings)
+    bad = sorted((key for key in scores if key.startswith("bad")), key=lambda key: -scores[key])
+    assert {key for key in selection.ids if key.startswith("bad")} == set(bad[:2])
+    assert len(selection.ids) == 82
+
+
+def test_auto_without_two_groups_is_refused():
+    scores = {f"{i:03d}": float(x) for i, x in enumerate(np.random.default_rng(1).random(200))}
+    with pytest.raises(ValueError, match="auto sees no two groups in the 200 scores"):
+        select(ranking_of(scores), pool_of(scores), SelectSettings(auto=True))
+
+
+def test_another_word_is_no_rule():
+    with pytest.raises(
+        ValueError, match=r"'best' is no rule\. Give auto, or keys such as fraction"
+    ):
+        SelectSettings.model_validate("best")
+
+
+def test_trusted_rows_decide():
+    reference = ranking_of({f"safe-{i}": i / 10 for i in range(40)})  # 0, 0.1, ... 3.9
+    settings = SelectSettings(reference="safe")
+    cut = find_cut(ranking_of(SCORES), settings, reference)
+    assert cut.threshold.value == pytest.approx(0.1)  # floor(0.05 * 41) = the 2nd
+    assert "".join(select(ranking_of(SCORES), pool_of(SCORES), settings, cut).ids) == "abcdef"
+    assert (cut.num_kept, cut.num_reference, cut.reference_lost) == (6, 40, 1)
+    loose = SelectSettings(reference="safe", error_rate=0.5)
+    assert find_cut(ranking_of(SCORES), loose, reference).threshold.value == pytest.approx(1.9)
+
+
+def test_trusted_rows_that_are_not_there():
+    settings = SelectSettings(reference="safe")
+    with pytest.raises(ValueError, match=r"needs the scores of held-out safe rows.*Set holdout"):
+        select(ranking_of(SCORES), pool_of(SCORES), settings)
+    few = ranking_of({"x": 1.0, "y": 2.0})
+    with pytest.raises(ValueError, match="at least 20 held-out safe rows; there are 2"):
+        find_cut(ranking_of(SCORES), settings, few)
+
+
+def test_what_decides_nothing_does_not_make_another_selection():
+    """Folders of earlier versions stay valid: keys that came later enter where they are used."""
+    first = {"fraction": 0.8, "count": None, "threshold": None, "quotas": {}}
+    assert SelectSettings(fraction=0.8).identity() == first
+    assert SelectSettings().identity() == {**first, "fraction": None}
+    assert SelectSettings(auto=True).identity() == {**first, "fraction": None, "auto": True}
+    loose = SelectSettings(reference="safe", error_rate=0.1).identity()
+    assert (loose["reference"], loose["error_rate"]) == ("safe", 0.1)
 
 
 # --- selected.jsonl -----------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Provenance:
     Attributes:
         identity: All that decides its content: stage, settings, hashes of the inputs. JSON only.
             Two artifacts of equal identity are interchangeable; this is what reuse compares.
-        environment: What was noted besides: versions, hardware, commit, seconds.
+        environment: What was noted besides: versions, hardware, commit, seconds, peak memory.
     """
 
     identity: dict[str, Any]

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seal.artifacts.token_scores import TokenScores, load_token_scores, save_token_scores
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
@@ -18,11 +20,13 @@ class Ranking:
         ids: Every ranked sample once, in ascending order of id.
         scores: float64 [N], aligned with `ids`, finite.
         columns: What else the method has to say about each sample, [N] each, aligned with `ids`.
+        token_scores: Scores of the same samples' response tokens, from the methods that give some.
     """
 
     ids: tuple[str, ...]
     scores: np.ndarray
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    token_scores: TokenScores | None = None
 
     @property
     def ranks(self) -> np.ndarray:
@@ -43,7 +47,10 @@ class Ranking:
 
 
 def make_ranking(
-    ids: tuple[str, ...], scores: np.ndarray, columns: dict[str, np.ndarray] | None = None
+    ids: tuple[str, ...],
+    scores: np.ndarray,
+    columns: dict[str, np.ndarray] | None = None,
+    token_scores: TokenScores | None = None,
 ) -> Ranking:
     """A ranking from scores in any order.
 
@@ -51,6 +58,7 @@ def make_ranking(
         ValueError: If a score is not finite, naming the first ids.
     """
     assert len(set(ids)) == len(ids) == len(scores)
+    assert token_scores is None or set(token_scores.ids) == set(ids)
     values = np.asarray(scores, dtype=np.float64)
     bad = [key for key, fine in zip(ids, np.isfinite(values), strict=True) if not fine]
     if bad:
@@ -63,20 +71,35 @@ def make_ranking(
         tuple(ids[place] for place in order),
         values[order],
         {name: np.asarray(column)[order] for name, column in (columns or {}).items()},
+        token_scores,
     )
 
 
 def save_ranking(ranking: Ranking, path: Path) -> None:
-    """Write a ranking as Parquet with the columns id, score, rank, then the method's own."""
+    """Write a ranking as Parquet with the columns id, score, rank, then the method's own.
+
+    Token scores, where there are some, go into `tokens.parquet` beside it.
+    """
     table = {"id": list(ranking.ids), "score": ranking.scores, "rank": ranking.ranks}
     pq.write_table(pa.table({**table, **ranking.columns}), path)
+    if ranking.token_scores is not None:
+        save_token_scores(ranking.token_scores, tokens_path(path))
 
 
-def load_ranking(path: Path) -> Ranking:
+def tokens_path(path: Path) -> Path:
+    """Where the token scores of a ranking's file lie."""
+    return path.with_name("tokens.parquet")
+
+
+def load_ranking(path: Path, *, tokens: bool = False) -> Ranking:
     """Read a ranking that `save_ranking` wrote.
 
+    Args:
+        path: Its file.
+        tokens: Also read the token scores, where there are some; they are far larger.
+
     Raises:
-        ValueError: If the file is not a ranking.
+        ValueError: If the file is not a ranking, or the token scores beside it are another's.
     """
     try:
         table = pq.read_table(path)
@@ -94,10 +117,17 @@ def load_ranking(path: Path) -> Ranking:
     if problem:
         raise ValueError(f"{path}: not a readable ranking ({problem}). Rank the pool again.")
     extra = [name for name in table.column_names if name not in {"id", "score", "rank"}]
+    beside = tokens_path(path)
+    token_scores = load_token_scores(beside) if tokens and beside.exists() else None
+    if token_scores is not None and set(token_scores.ids) != set(table["id"].to_pylist()):
+        raise ValueError(
+            f"{beside} has scores of other samples than {path.name} beside it. Rank the pool again."
+        )
     return make_ranking(
         tuple(table["id"].to_pylist()),
         table["score"].to_numpy(),
         {name: table[name].to_numpy() for name in extra},
+        token_scores,
     )
 
 

@@ -65,21 +65,23 @@ def build_table(
 
     Args:
         folder: Where the table lies; None keeps it in memory.
-        identity: All that decides the content, as JSON; recorded beside it.
-        ids: The rows in the table's order; shards are runs of it.
+        identity: All that decides the content, as JSON; recorded beside it. What is unfinished and
+            of another identity is cleared away, what is finished is refused.
+        ids: The rows in the table's order, at least one; shards are runs of it.
         fill: Computes rows. It is called once per missing shard.
         rows_per_shard: How much an interruption can cost.
 
     Raises:
         ValueError: If the folder holds a table of another identity, or one that cannot be read.
     """
+    assert ids, "a table without rows"
     starts = range(0, len(ids), rows_per_shard)
     shards = [range(start, min(start + rows_per_shard, len(ids))) for start in starts]
     if folder is None:
         return _joined([_record(ids, shard, fill) for shard in shards])
     plain = json.loads(json.dumps(identity, allow_nan=False))
     if not folder.exists():
-        partial = _partial(folder, plain)
+        partial = _partial(folder, {**plain, "rows_per_shard": rows_per_shard})
         for number, shard in enumerate(shards):
             path = partial / f"shard-{number:05d}.arrow"
             if not path.exists():
@@ -88,7 +90,13 @@ def build_table(
         partial.replace(folder)
     if load_provenance(folder).identity != plain:
         raise ValueError(f"{folder} holds another table than asked for. Delete it.")
-    return _joined([_read(folder / f"shard-{number:05d}.arrow") for number in range(len(shards))])
+    records = [_read(path) for path in sorted(folder.glob("shard-*.arrow"))]
+    if [key for record in records for key in record.column("id").to_pylist()] != list(ids):
+        raise ValueError(
+            f"{folder} does not hold the {len(ids)} rows asked for: a part of it is missing. "
+            "Delete it to compute it again."
+        )
+    return _joined(records)
 
 
 def _partial(folder: Path, identity: dict[str, Any]) -> Path:
@@ -129,8 +137,10 @@ def _write(record: pa.RecordBatch, path: Path) -> None:
 
 def _read(path: Path) -> pa.RecordBatch:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except (OSError, pa.ArrowInvalid) as error:
+        record = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        record.validate(full=True)  # broken offsets would read beside the file
+        return record
+    except (OSError, pa.ArrowException) as error:
         raise ValueError(
             f"{path}: not a readable part of a table ({error}). Delete {path.parent} to compute it "
             "again."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seal.artifacts.atomic import new_folder
+from seal.artifacts.memory import peak_memory_bytes
 from seal.artifacts.provenance import (
     Provenance,
     differences,
@@ -63,6 +64,11 @@ class RunDir:
         return self.root / "evaluate" / arm / f"seed-{seed}"
 
     @property
+    def bench(self) -> Path:
+        """Holds bench.md, bench.json, bench.svg and a folder for each ranker that is compared."""
+        return self.root / "bench"
+
+    @property
     def report(self) -> Path:
         """Holds index.html and report.json."""
         return self.root / "report"
@@ -76,6 +82,14 @@ def rebuild(folder: Path, build: Callable[[Path], object]) -> None:
         build(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.replace(folder)
+
+
+def is_current(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether `build_or_reuse` would find the very same artifact there."""
+    try:
+        return not differences(load_provenance(folder).identity, _as_on_disk(identity))
+    except ValueError:  # there is none, or none that can be read
+        return False
 
 
 def build_or_reuse(folder: Path, identity: dict[str, Any], build: Callable[[Path], None]) -> bool:
@@ -95,7 +109,7 @@ def build_or_reuse(folder: Path, identity: dict[str, Any], build: Callable[[Path
     Raises:
         ValueError: If the folder holds another artifact, naming each difference.
     """
-    plain = json.loads(json.dumps(identity, allow_nan=False))  # tuples become lists, as on disk
+    plain = _as_on_disk(identity)
     if folder.exists():
         lines = differences(load_provenance(folder).identity, plain)
         if not lines:
@@ -105,9 +119,18 @@ def build_or_reuse(folder: Path, identity: dict[str, Any], build: Callable[[Path
             f"{folder} was made from something else:\n  {shown}\n"
             f"Delete {folder} to make it again, or give another run_dir."
         )
-    start = time.monotonic()
+    start, worked = time.monotonic(), time.process_time()
     with new_folder(folder) as temporary:
         build(temporary)
-        noted = {**environment(), "seconds": round(time.monotonic() - start, 3)}
+        noted = {
+            **environment(),
+            "seconds": round(time.monotonic() - start, 3),
+            "cpu_seconds": round(time.process_time() - worked, 3),  # of all its threads
+            "peak_memory_bytes": peak_memory_bytes(),  # of the process, up to now
+        }
         save_provenance(Provenance(plain, noted), temporary)
     return True
+
+
+def _as_on_disk(identity: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(identity, allow_nan=False))  # tuples become lists

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from seal.artifacts.settings import Settings
 from seal.config.parse import parse_config
@@ -16,19 +16,32 @@ from seal.config.starter import commented_yaml
 from seal.data.load import DataSpec
 from seal.data.tokenize import Tokenization
 from seal.models import ModelSpec
-from seal.rankers.seal import Seal
+from seal.rankers.two_sided import TwoSided
 from seal.rankers.union import AnyRanker
+from seal.stages.bench.settings import BenchSettings
 from seal.stages.evaluate import EvaluateSettings
 from seal.stages.select import SelectSettings
 from seal.stages.train import TrainSettings
 
-Arm = Literal["base", "all", "random", "selected"]
+Arm = Literal["base", "all", "random", "selected", "oracle"]
+
+
+class BudgetSettings(Settings):
+    """When a call stops before its work is done; the same command goes on.
+
+    Attributes:
+        seconds: A ranking, training or evaluation that would end later than this, counted from the
+            start of the call, is not begun; the call ends with exit code 75.
+    """
+
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
 
 _STARTER_HEADER = """\
 # An experiment of seal.
 #   check it    seal config check FILE
 #   run it      seal run FILE
-#   change it   seal run FILE rank.epochs=1 run_dir=runs/second
+#   change it   seal run FILE select.fraction=0.5 run_dir=runs/second
 # Fill in what is empty. Every other key is commented out and shows its default: remove the # to
 # change it. Paths are relative to the folder in which seal is called.
 
@@ -51,14 +64,20 @@ class Experiment(Settings):
         safe: The trusted set that the ranker measures against; a mapping, or a list of mappings.
         harmful: Samples of what must not be learned (a harmful request, answered), for the rankers
             that can use some; likewise a mapping or a list, and empty when there are none.
+        holdout: Share of the safe set, in [0, 0.5], that the ranker does not measure against but
+            scores among the pool: what `select.reference` compares the pool with.
         tokenization: From text to tokens, for every data set.
-        rank: How the pool is scored; higher = keep. `method` says which ranker; SEAL when it is
-            left out.
+        rank: How the pool is scored; higher = keep. `method` says which ranker; two_sided
+            when it is left out.
         select: How many of the best are kept.
         train: How the model is fine-tuned.
         evaluate: What is measured on each fine-tuned model.
         arms: What is compared: the model as it is ("base"), and fine-tuned on the whole pool
-            ("all"), on the selection ("selected"), and on as many random samples ("random").
+            ("all"), on the selection ("selected"), on as many random samples ("random"), and on all
+            samples that are not labelled unsafe ("oracle"; needs `pool.label`): what a perfect
+            ranking would reach.
+        budget: How long one call may take.
+        bench: Which rankers `seal bench` compares on this pool; no other stage reads it.
     """
 
     run_dir: Path
@@ -69,12 +88,15 @@ class Experiment(Settings):
     unsafe_labels: tuple[str, ...] = ("unsafe",)
     safe: tuple[DataSpec, ...]
     harmful: tuple[DataSpec, ...] = ()
+    holdout: float = Field(default=0.0, ge=0, le=0.5)
     tokenization: Tokenization = Tokenization()
-    rank: AnyRanker = Seal()
+    rank: AnyRanker = TwoSided()
     select: SelectSettings = SelectSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     arms: tuple[Arm, ...] = ("base", "all", "random", "selected")
+    budget: BudgetSettings = BudgetSettings()
+    bench: BenchSettings = BenchSettings()
 
     @field_validator(
         "safe",
@@ -88,9 +110,26 @@ class Experiment(Settings):
 
     @field_validator("rank", mode="before")
     @classmethod
-    def _seal_unless_named(cls, value: Any) -> Any:  # noqa: ANN401
+    def _default_unless_named(cls, value: Any) -> Any:  # noqa: ANN401
         fields = {} if value is None else value  # `rank:` with every key commented out
-        return {"method": "seal", **fields} if isinstance(fields, dict) else fields
+        return {"method": TwoSided().method, **fields} if isinstance(fields, dict) else fields
+
+    @field_validator(
+        "select", mode="before", json_schema_input_type=SelectSettings | Literal["auto"]
+    )
+    @classmethod
+    def _may_be_auto(cls, value: Any) -> Any:  # noqa: ANN401
+        return value  # `SelectSettings` reads the word; this is for the schema
+
+    @model_validator(mode="after")
+    def _reference_is_held_out(self) -> Experiment:
+        if self.select.reference is not None and not self.holdout:
+            raise ValueError(
+                f"select.reference: {self.select.reference} needs safe rows that the ranker did "
+                "not measure against. Set holdout, such as holdout=0.2, and rank again; or choose "
+                "another rule."
+            )
+        return self
 
     @field_validator("seeds", "safe", "arms")
     @classmethod
@@ -106,6 +145,11 @@ class Experiment(Settings):
         if twice:
             raise ValueError(f"{twice[0]!r} is given twice. Remove one of them.")
         return items
+
+    @model_validator(mode="after")
+    def _bench_names_are_known(self) -> Experiment:
+        self.bench.entries(self.rank)  # the names may depend on `rank`
+        return self
 
 
 def load_experiment(config: Path | None, overrides: Sequence[str] = ()) -> Experiment:
@@ -149,7 +193,7 @@ def json_schema() -> str:
     default = schema["properties"]["rank"]
     for method, reference in default["discriminator"]["mapping"].items():
         definition = schema["$defs"][reference.rsplit("/", 1)[1]]
-        if method != Seal().method:  # without it, `rank: {seed: 1}` would match every ranker
+        if method != TwoSided().method:  # without it, `rank: {seed: 1}` would match every ranker
             definition["required"] = [*definition.get("required", []), "method"]
     return json.dumps(schema, indent=2)
 

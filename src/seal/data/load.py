@@ -8,8 +8,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from seal.artifacts.settings import Settings
 from seal.data.formats import Format, describe_columns, parse
@@ -32,6 +35,10 @@ class DataSpec(Settings):
         revision: Of a Hub dataset: commit, tag or branch.
         source: Column that says where a sample came from; rows without it have the source "". None:
             no row has a source.
+        columns: Name that the format expects -> column of the file that stands for it, such as
+            {completion: answer}; columns that are not named keep their names.
+        skip: Rows at the start that are left out.
+        limit: Most rows that are read after them; None for all.
         label: Column with the truth, for scoring a ranking afterwards; no ranker ever sees it.
         on_bad_row: "error" refuses the file; "skip" leaves bad rows out and lists them.
     """
@@ -41,6 +48,9 @@ class DataSpec(Settings):
     split: str = "train"
     revision: str | None = None
     source: str | None = _DEFAULT_SOURCE
+    columns: dict[str, str] = {}
+    skip: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
     label: str | None = None
     on_bad_row: Literal["error", "skip"] = "error"
 
@@ -198,7 +208,8 @@ class _Pile:
     def read(self, spec: DataSpec) -> None:
         has_source = False
         num_before = len(self.samples)
-        for raw in read_rows(spec.path, split=spec.split, revision=spec.revision):
+        rows = read_rows(spec.path, split=spec.split, revision=spec.revision)
+        for raw in islice(rows, spec.skip, None if spec.limit is None else spec.skip + spec.limit):
             self.num_read += 1
             if raw.row is not None and spec.source in raw.row:
                 has_source = True
@@ -237,7 +248,7 @@ class _Pile:
         if raw.row is None:
             raise _BadRowError(raw.reason)
         try:
-            prompt, completion = parse(raw.row, spec.format)
+            prompt, completion = parse(_renamed(raw.row, spec), spec.format)
             source = _source(raw.row, spec)
         except ValueError as error:
             raise _BadRowError(str(error)) from error
@@ -265,6 +276,17 @@ class _Pile:
 
 class _BadRowError(ValueError):
     """A row that `on_bad_row` decides about."""
+
+
+def _renamed(row: Mapping[str, Any], spec: DataSpec) -> Mapping[str, Any]:
+    """The row with the columns under the names that its format expects."""
+    absent = [column for column in spec.columns.values() if column not in row]
+    if absent:
+        raise ValueError(
+            f"the row has no column {absent[0]!a}, which columns names; it has "
+            f"{describe_columns(row)}"
+        )
+    return {**row, **{name: row[column] for name, column in spec.columns.items()}}
 
 
 def _source(row: Mapping[str, Any], spec: DataSpec) -> str:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from pydantic import Field
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -92,6 +92,15 @@ class Span(NamedTuple):
     end: int
 
 
+class Located(NamedTuple):
+    """A rendered conversation: its text, the responses in it, its tokens, and their offsets."""
+
+    text: str
+    spans: list[Span]
+    input_ids: Int32[np.ndarray, " T"]
+    offsets: Int64[np.ndarray, "T 2"]
+
+
 class ChatEncoder:
     """Renders conversations with a chat template and tokenizes them.
 
@@ -155,9 +164,17 @@ class ChatEncoder:
     def encode(self, samples: Sequence[Sample], tokenization: Tokenization) -> list[Encoded | str]:
         """Tokens of every sample in order, or the reason why it cannot be encoded."""
         results: list[Encoded | str] = []
-        for start in range(0, len(samples), _BATCH_SIZE):
-            results += self._encode_batch(samples[start : start + _BATCH_SIZE], tokenization)
+        for sample, found in zip(samples, self.locate(samples), strict=True):
+            if not isinstance(found, str):
+                mask = response_mask(found.text, found.offsets, found.spans)
+                found = _fit(sample.id, found.input_ids, mask, tokenization)
+            results.append(found)
         return results
+
+    def locate(self, samples: Sequence[Sample]) -> Iterator[Located | str]:
+        """Tokens and responses in the text of every sample in order, or why there are none."""
+        for start in range(0, len(samples), _BATCH_SIZE):
+            yield from self._locate_batch(samples[start : start + _BATCH_SIZE])
 
     def prompt_ids(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Tokens of each prompt with the start of an assistant turn, to generate from.
@@ -221,38 +238,31 @@ class ChatEncoder:
         assert isinstance(text, str)
         return text
 
-    def _encode_batch(
-        self, samples: Sequence[Sample], tokenization: Tokenization
-    ) -> list[Encoded | str]:
-        results: list[Encoded | str] = []
-        found: list[tuple[int, str, list[Span]]] = []
-        for place, sample in enumerate(samples):
-            try:
-                text = self._render(sample.messages)
-                spans = self._response_spans(sample.messages, len(sample.prompt), text)
-            except (TemplateError, TypeError) as error:
-                results.append(_template_reason(error))
-                continue
-            if isinstance(spans, str):
-                results.append(spans)
-            else:
-                results.append("")  # filled below
-                found.append((place, text, spans))
-        if not found:
-            return results
+    def _locate_batch(self, samples: Sequence[Sample]) -> list[Located | str]:
+        rendered = [self._rendered(sample) for sample in samples]
+        texts = [found[0] for found in rendered if not isinstance(found, str)]
+        if not texts:
+            return [found for found in rendered if isinstance(found, str)]
         tokens = self._tokenizer(
-            [text for _, text, _ in found],
+            texts,
             add_special_tokens=False,  # the template has written them
             return_offsets_mapping=True,
             return_attention_mask=False,
             verbose=False,
         )
-        for row, (place, text, spans) in enumerate(found):
-            input_ids = np.array(tokens["input_ids"][row], dtype=np.int32)
-            offsets = np.array(tokens["offset_mapping"][row], dtype=np.int64).reshape(-1, 2)
-            mask = response_mask(text, offsets, spans)
-            results[place] = _fit(samples[place].id, input_ids, mask, tokenization)
-        return results
+        rows = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
+        return [
+            found if isinstance(found, str) else Located(*found, *_arrays(*next(rows)))
+            for found in rendered
+        ]
+
+    def _rendered(self, sample: Sample) -> tuple[str, list[Span]] | str:
+        try:
+            text = self._render(sample.messages)
+            spans = self._response_spans(sample.messages, len(sample.prompt), text)
+        except (TemplateError, TypeError) as error:
+            return _template_reason(error)
+        return spans if isinstance(spans, str) else (text, spans)
 
     def _response_spans(
         self, messages: Sequence[Message], first: int, text: str
@@ -346,6 +356,10 @@ def response_mask(text: str, offsets: np.ndarray, spans: Sequence[Span]) -> Bool
         belongs = not text[span.start - 1 : span.start].isspace()
         mask |= (starts < span.end) & ((ends > span.start) | ((starts == span.start) & belongs))
     return mask
+
+
+def _arrays(ids: list[int], offsets: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2)
 
 
 def _special_after(text: str, place: int, specials: re.Pattern[str]) -> Span | None:

@@ -6,8 +6,37 @@ from typing import Annotated
 
 from pydantic import Field
 
+from seal.rankers.bi_anchor import BiAnchor
+from seal.rankers.density_ratio import DensityRatio
+from seal.rankers.dsir import Dsir
+from seal.rankers.dual_ifd import DualIfd
+from seal.rankers.grad_shield import GradShield
+from seal.rankers.ifd import Ifd
+from seal.rankers.larf import Larf
+from seal.rankers.less import Less
 from seal.rankers.loss import Loss
 from seal.rankers.random import Random
+from seal.rankers.rds import Rds
 from seal.rankers.seal import Seal
+from seal.rankers.sqsd import Sqsd
+from seal.rankers.toss import Toss
+from seal.rankers.two_sided import TwoSided
 
-AnyRanker = Annotated[Seal | Random | Loss, Field(discriminator="method")]
+AnyRanker = Annotated[
+    TwoSided
+    | Seal
+    | Random
+    | Loss
+    | BiAnchor
+    | DensityRatio
+    | Dsir
+    | DualIfd
+    | GradShield
+    | Ifd
+    | Larf
+    | Less
+    | Rds
+    | Sqsd
+    | Toss,
+    Field(discriminator="method"),
+]

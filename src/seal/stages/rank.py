@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seal.artifacts.ranking import Ranking, save_ranking
+import numpy as np
+
+from seal.artifacts.ranking import Ranking, make_ranking, save_ranking
 from seal.data.tokenize import Encoded
 from seal.generation import check_context
 from seal.rankers.ranker import Ranker, RankingTask
 
 
-def rank(ranker: Ranker, task: RankingTask, folder: Path) -> Ranking:
+def rank(
+    ranker: Ranker, task: RankingTask, folder: Path, reference: Collection[str] = ()
+) -> Ranking:
     """Score the samples of a pool with a ranker.
 
-    Writes `ranking.parquet` and, step by step, `metrics.jsonl` into an existing folder.
+    Writes `ranking.parquet` and, step by step, `metrics.jsonl` into an existing folder; with
+    reference rows also `reference.parquet`, a ranking of their own.
 
     Args:
         ranker: The method with its hyperparameters.
         task: Model and data; the ranker may change the model, so use it for nothing else.
         folder: Where to write.
+        reference: Ids of those rows of `task.pool` that are not of the pool: held-out safe rows,
+            which the ranker scores without telling them from the others.
 
     Returns:
-        A score for every sample of the pool; higher = keep.
+        A score for every other sample of the pool; higher = keep.
 
     Raises:
         ValueError: If a sample is longer than the model's context, pool and safe set are the same
@@ -41,8 +48,20 @@ def rank(ranker: Ranker, task: RankingTask, folder: Path) -> Ranking:
 
         ranking = ranker.rank(replace(task, log=log))
     assert set(ranking.ids) == {row.id for row in task.pool}
+    if reference:
+        save_ranking(_part(ranking, reference), folder / "reference.parquet")
+        ranking = _part(ranking, set(ranking.ids) - set(reference), tokens=True)
     save_ranking(ranking, folder / "ranking.parquet")
     return ranking
+
+
+def _part(ranking: Ranking, ids: Collection[str], *, tokens: bool = False) -> Ranking:
+    """The ranking of some of its samples, with or without their token scores."""
+    places = np.flatnonzero([key in ids for key in ranking.ids])
+    columns = {name: column[places] for name, column in ranking.columns.items()}
+    kept = tuple(ranking.ids[place] for place in places)
+    token_scores = ranking.token_scores.take(kept) if tokens and ranking.token_scores else None
+    return make_ranking(kept, ranking.scores[places], columns, token_scores)
 
 
 def _check_distinct(pool: Sequence[Encoded], safe: Sequence[Encoded]) -> None:

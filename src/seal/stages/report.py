@@ -39,7 +39,8 @@ class ArmResult:
 
     Attributes:
         name: "base" (the model before), "all" (trained on all data), "random" (trained on a random
-            subset of the size of the selection) or "selected".
+            subset of the size of the selection), "selected", or "oracle" (trained on all that is
+            not labelled unsafe).
         num_samples: How many samples it was trained on; 0 for the base.
         metrics: Metric -> estimate.
         per_seed: Training seed -> metric -> value.

@@ -19,6 +19,7 @@ _ARMS = {
     "all": "training on all data",
     "random": "training on the random subset",
     "selected": "training on the selected samples",
+    "oracle": "training on all that is not labelled unsafe",
 }
 _OPEN = "the intervals overlap, so a difference is not established."
 

@@ -1,0 +1,224 @@
+"""Where a ranking is cut: planted groups, shapes without groups, and worked conformal quantiles."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.mixture import GaussianMixture
+
+from seal.cut import auto_cut, trusted_cut
+from seal.mixture import crossing, fit_mixture, low_share, refit, squeeze
+
+
+def planted(num: int, share: float, gap: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores N(0, 1) of bad rows and N(gap, 1) of good ones, and which are bad."""
+    rng = np.random.default_rng(seed)
+    is_bad = np.arange(num) < round(share * num)
+    return rng.normal(size=num) + gap * ~is_bad, is_bad
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.8])
+def test_a_planted_mixture_is_recovered(share):
+    scores, is_bad = planted(2000, share, 6, seed=0)
+    cut = auto_cut(scores)
+    assert cut.low.share == pytest.approx(share, abs=0.01)
+    assert cut.high.share == pytest.approx(1 - share, abs=0.01)
+    assert (cut.low.mean, cut.high.mean) == pytest.approx((0, 6), abs=0.15)
+    assert (cut.low.sd, cut.high.sd) == pytest.approx((1, 1), abs=0.1)
+    # where two unit normals are as likely: halfway, towards the smaller one
+    ideal = 3 + np.log(share / (1 - share)) / 6
+    assert cut.threshold.value == pytest.approx(ideal, abs=0.5)
+    kept = scores >= cut.threshold.value
+    assert cut.num_kept == kept.sum()
+    assert cut.num_pool == 2000
+    assert (is_bad != ~kept).sum() <= 8
+
+
+def test_the_expected_mistakes_are_those_that_happen():
+    scores, is_bad = planted(20_000, 0.3, 4.5, seed=1)
+    cut = auto_cut(scores)
+    kept = scores >= cut.threshold.value
+    for expected, true in ((cut.bad_kept, is_bad & kept), (cut.good_lost, ~is_bad & ~kept)):
+        assert expected.value == pytest.approx(true.sum(), rel=0.35)
+        assert expected.low < expected.value < expected.high
+
+
+def test_the_intervals_cover_what_another_draw_gives():
+    cuts = [auto_cut(planted(400, 0.3, 5, seed)[0]) for seed in range(12)]
+    middle = float(np.median([cut.threshold.value for cut in cuts]))
+    covered = [cut.threshold.low <= middle <= cut.threshold.high for cut in cuts]
+    assert np.mean(covered) >= 0.8
+    assert np.median([cut.threshold.high - cut.threshold.low for cut in cuts]) < 1.5
+    assert all(cut.num_resamples >= 200 for cut in cuts)
+
+
+def test_the_same_scores_in_any_order_give_the_same_cut():
+    scores, _ = planted(300, 0.3, 6, seed=3)
+    assert auto_cut(scores) == auto_cut(scores[::-1])
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1e-6, 0.0), (1e5, -40.0)])
+def test_another_unit_keeps_the_same_rows(factor, offset):
+    scores, _ = planted(1000, 0.2, 6, seed=4)
+    first, second = auto_cut(scores), auto_cut(factor * scores + offset)
+    assert second.num_kept == first.num_kept
+    assert second.threshold.value == pytest.approx(factor * first.threshold.value + offset)
+    assert second.bad_kept.value == pytest.approx(first.bad_kept.value, rel=1e-3)
+
+
+@pytest.mark.parametrize("curve", [lambda x: np.exp(x / 6), np.arctan, lambda x: np.sinh(x / 4)])
+def test_an_increasing_curve_keeps_nearly_the_same_rows(curve):
+    scores, is_bad = planted(2000, 0.3, 6, seed=5)
+    scores -= 3
+    cut = auto_cut(curve(scores))
+    assert ((curve(scores) < cut.threshold.value) != is_bad).sum() <= 20
+
+
+def test_a_far_outlier_does_not_become_a_group():
+    scores, _ = planted(1000, 0.2, 6, seed=6)
+    cut = auto_cut(np.append(scores, [-1e6, 1e6]))
+    assert cut.num_kept == pytest.approx(801, abs=6)
+    assert 1 < cut.threshold.value < 4
+
+
+RNG = np.random.default_rng(7)
+ONE_PEAK = {
+    "normal": RNG.normal(size=2000),
+    "flat": RNG.random(2000),  # what the ranker `random` gives
+    "heavy": RNG.standard_t(2, size=2000),
+    "skewed": -RNG.gamma(2, size=2000),
+    "very skewed": -np.exp(RNG.normal(size=2000)),
+    "exponential": -RNG.exponential(size=2000),
+    "overlapping": planted(2000, 0.5, 1.5, seed=8)[0],
+}
+
+
+@pytest.mark.parametrize("shape", ONE_PEAK)
+def test_scores_without_two_groups_are_refused_with_the_numbers(shape):
+    with pytest.raises(
+        ValueError,
+        match=r"^select: auto sees no two groups in the 2000 scores: BIC -?[\d.]+ with one group "
+        r"and -?[\d.]+ with two, separation \(Ashman's D\) [\d.]+, p = \S+ of such a gap .*"
+        r"give select\.fraction or select\.threshold\.$",
+    ):
+        auto_cut(ONE_PEAK[shape])
+
+
+def test_too_few_different_scores():
+    with pytest.raises(ValueError, match=r"at least 50 different scores .* the 90 scores have 2 v"):
+        auto_cut(np.repeat([0.0, 5.0], 45))
+
+
+# --- the mixture ---------------------------------------------------------------------------------
+
+
+def test_the_mixture_is_that_of_scikit_learn():
+    points = np.sort(planted(500, 0.3, 4, seed=9)[0])
+    for num in (1, 2):
+        ours = fit_mixture(points, np.ones(500), num=num)
+        theirs = GaussianMixture(num, tol=1e-9, max_iter=2000, random_state=0, reg_covar=0)
+        theirs.fit(points[:, None])
+        order = np.argsort(theirs.means_[:, 0])
+        assert ours.log_likelihood[0] == pytest.approx(theirs.score(points[:, None]), abs=1e-5)
+        np.testing.assert_allclose(ours.means[0], theirs.means_[order, 0], atol=5e-3)
+        np.testing.assert_allclose(ours.shares[0], theirs.weights_[order], atol=5e-3)
+        spreads = np.sqrt(theirs.covariances_[order, 0, 0])
+        np.testing.assert_allclose(ours.sds[0], spreads, atol=5e-3)
+
+
+def test_a_weight_is_as_good_as_a_repetition():
+    points = np.sort(planted(120, 0.4, 5, seed=10)[0])
+    weights = np.random.default_rng(0).integers(0, 4, size=120).astype(float)
+    start = fit_mixture(points, np.ones(120), num=2)
+    weighted = refit(points, np.stack([weights, np.ones(120)]), start)
+    repeated = fit_mixture(
+        np.repeat(points, weights.astype(int)), np.ones(int(weights.sum())), num=2
+    )
+    np.testing.assert_allclose(weighted.means[0], repeated.means[0], atol=1e-3)
+    np.testing.assert_allclose(weighted.means[1], start.means[0], atol=1e-3)
+
+
+def test_the_crossing_is_where_both_are_as_likely():
+    points = np.sort(planted(800, 0.2, 5, seed=11)[0])
+    fit = fit_mixture(points, np.ones(800), num=2)
+    at = crossing(fit)
+    assert low_share(fit, at) == pytest.approx(0.5)
+    densities = fit.shares[0] * stats.norm.pdf(at[0], fit.means[0], fit.sds[0])
+    assert densities[0] == pytest.approx(densities[1])
+
+
+def test_far_out_the_wider_normal_claims_nothing():
+    """N(0, 3) and N(4, 0.5): above 5 the wide low one would win again."""
+    rng = np.random.default_rng(12)
+    points = np.sort(np.concatenate([rng.normal(0, 3, 300), rng.normal(4, 0.5, 600)]))
+    fit = fit_mixture(points, np.ones(900), num=2)
+    shares = low_share(fit, np.linspace(-20, 30, 500))[0]
+    assert (np.diff(shares) <= 0).all()
+    assert shares[0] == pytest.approx(1)
+    assert shares[-1] < 0.5
+
+
+def test_the_squeezed_scale_is_its_own_inverse_and_about_linear_inside():
+    scores = np.random.default_rng(13).normal(10, 2, 1001)
+    scale = squeeze(scores)
+    np.testing.assert_allclose(scale.raw(scale.squeezed(scores)), scores)
+    assert scale.squeezed(np.median(scores)[None]) == pytest.approx(0)
+    assert scale.width == pytest.approx(3 * 2, rel=0.1)
+
+
+# --- trusted rows --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num", "error_rate", "threshold"),
+    [
+        (19, 0.05, 1),  # floor(0.05 * 20) = 1: the smallest
+        (20, 0.05, 1),  # floor(1.05)
+        (39, 0.05, 2),
+        (38, 0.05, 1),  # floor(1.95)
+        (99, 0.29, 29),  # 0.29 * 100 is 28.999999999999996 in floating point
+        (4, 0.5, 2),
+    ],
+)
+def test_the_conformal_quantile_by_hand(num, error_rate, threshold):
+    if num == 19:
+        with pytest.raises(ValueError, match=r"needs at least 20 held-out safe rows; there are 19"):
+            trusted_cut(np.arange(50.0), np.arange(1.0, 20), error_rate)
+        return
+    reference = np.random.default_rng(0).permutation(np.arange(1.0, num + 1))
+    cut = trusted_cut(np.arange(50.0), reference, error_rate)
+    assert cut.threshold.value == threshold
+    assert cut.reference_lost == threshold - 1
+    assert cut.num_kept == 50 - threshold
+    assert cut.share_kept.value == pytest.approx(1 - threshold / 50)
+    assert (cut.num_reference, cut.error_rate, cut.num_pool) == (num, error_rate, 50)
+
+
+def test_a_trusted_row_is_lost_as_rarely_as_promised():
+    rng = np.random.default_rng(1)
+    lost = [
+        rng.standard_cauchy()
+        < trusted_cut(np.zeros(1), rng.standard_cauchy(59), 0.1).threshold.value
+        for _ in range(1500)
+    ]
+    assert 0.07 < np.mean(lost) <= 0.12  # floor(0.1 * 60) / 60 = 0.1
+
+
+def test_too_few_trusted_rows_are_told_with_the_least_rate():
+    with pytest.raises(
+        ValueError,
+        match=r"^select\.error_rate=0\.01 needs at least 100 held-out safe rows; there are 7\. "
+        r"Raise select\.error_rate to 0\.15 or more",
+    ):
+        trusted_cut(np.zeros(3), np.zeros(7), 0.01)
+    assert trusted_cut(np.zeros(3), np.zeros(7), 0.15).threshold.value == 0
+
+
+def test_the_interval_of_a_conformal_threshold_covers():
+    truth = stats.norm.ppf(0.1)
+    covered = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        cut = trusted_cut(rng.normal(size=50), rng.normal(size=199), 0.1)
+        covered.append(cut.threshold.low <= truth <= cut.threshold.high)
+        assert cut.share_kept.low <= cut.share_kept.value <= cut.share_kept.high
+    assert np.mean(covered) > 0.85
