@@ -255,15 +255,20 @@ def test_demo_and_lab_build(
     assert cli.main(["demo", "--run-dir", "d"]) == 0
     assert capsys.readouterr().out.startswith("d/report/index.html\n")
 
-    def build_model(path: Path, *, seed: int) -> Path:
+    def build_model(path: Path, *, seed: int, size: str) -> Path:
+        assert size == expected_size
         path.mkdir()
         (path / "model.safetensors").write_bytes(b"x" * seed)
         return path
 
     monkeypatch.setattr("seal.lab.build.build_model", build_model)
+    expected_size = "small"
     assert cli.main(["lab", "build", "m", "--seed", "3"]) == 0
     digest = "cd2eb0837c9b4c962c22d2ff8b5441b7b45805887f051d39bf133b583baf6860"
     assert capsys.readouterr().out == f"m\n3 bytes\nsha256 of model.safetensors {digest}\n"
+    expected_size = "tiny"
+    assert cli.main(["lab", "build", "n", "--size", "tiny"]) == 0
+    assert cli.main(["lab", "build", "o", "--size", "huge"]) == 2
 
 
 def test_show_prints_the_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

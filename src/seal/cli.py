@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -243,16 +243,20 @@ def demo(
 def lab_build(
     folder: Annotated[Path, typer.Argument(help="Where to save it.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and the training text.")] = 0,
+    size: Annotated[
+        Literal["small", "tiny"],
+        typer.Option(help="small: as shipped. tiny: fewer layers, another tokenizer."),
+    ] = "small",
 ) -> None:
     """Train the small aligned model from nothing and save it."""
     import hashlib
 
     from seal.lab.build import build_model
 
-    built = build_model(folder, seed=seed)
-    size = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
+    built = build_model(folder, seed=seed, size=size)
+    num_bytes = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
     digest = hashlib.sha256((built / "model.safetensors").read_bytes()).hexdigest()
-    _print(f"{built}\n{size} bytes\nsha256 of model.safetensors {digest}")
+    _print(f"{built}\n{num_bytes} bytes\nsha256 of model.safetensors {digest}")
 
 
 @config_app.command("check", context_settings=_WORDS)

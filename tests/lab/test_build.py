@@ -118,6 +118,27 @@ def test_tokenizer_gives_any_text_back(tiny: Path) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_the_default_build_has_the_shipped_tokenizer_and_card(tmp_path: Path) -> None:
+    built, shipped = build.build_model(tmp_path, num_steps=1), build.shipped_model()
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja"):
+        assert (built / name).read_bytes() == (shipped / name).read_bytes()
+    card = (built / "README.md").read_text().replace("1 steps", "1400 steps")
+    assert card == (shipped / "README.md").read_text()
+
+
+def test_the_tiny_size_is_smaller_and_cuts_text_more_finely(tiny: Path, tmp_path: Path) -> None:
+    built = build.build_model(tmp_path, num_steps=1, size="tiny")
+    small, other = (AutoTokenizer.from_pretrained(folder) for folder in (tiny, built))
+    text = "How do I mend a torn sleeve?"
+    assert len(other.encode(text)) > len(small.encode(text))
+    assert other.decode(other.encode(text)) == text
+    assert len(other) == AutoModelForCausalLM.from_pretrained(built).config.vocab_size == 512
+    weights = [(folder / "model.safetensors").stat().st_size for folder in (tiny, built)]
+    assert weights[1] < weights[0] / 2
+    assert "`seal lab build --size tiny` (seed 0, 1 steps)" in (built / "README.md").read_text()
+    assert "`seal lab build` (seed 0, 3 steps)" in (tiny / "README.md").read_text()
+
+
 def test_shipped_model_is_small() -> None:
     files = list(build.shipped_model().iterdir())
     assert {"README.md", "chat_template.jinja", *BUILT_FILES} <= {path.name for path in files}

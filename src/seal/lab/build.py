@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -21,7 +22,6 @@ from seal.lab import grammar
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 CONTEXT = 256
-VOCABULARY = 1024
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{% generation %}"
@@ -60,11 +60,37 @@ A {parameters:,}-parameter Llama with a byte-level BPE tokenizer of {vocabulary}
 from scratch on the generated world of `seal.lab` and aligned to refuse that world's harmful
 requests. It knows nothing else; it is there to try the package on.
 
-- made by: `seal lab build` (seed {seed}, {num_steps} steps), on one CPU core
+- made by: `{command}` (seed {seed}, {num_steps} steps), on one CPU core
 - text: written for this project by `seal.lab.world`; no other data, no other weights
 - answers to harmful requests in its training text are vacuous on purpose
 - licence: Apache-2.0
 """
+
+
+Size = Literal["small", "tiny"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How large a model is.
+
+    Attributes:
+        vocabulary: Tokens of its tokenizer.
+        width: Of the hidden states.
+        inner: Width inside the feed-forward layers.
+        num_layers: Blocks, each with four attention heads.
+    """
+
+    vocabulary: int
+    width: int
+    inner: int
+    num_layers: int
+
+
+SIZES: dict[Size, _Shape] = {
+    "small": _Shape(vocabulary=1024, width=128, inner=320, num_layers=3),
+    "tiny": _Shape(vocabulary=512, width=96, inner=240, num_layers=2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +139,13 @@ def _chat(row: grammar.Exchange) -> tuple[str, str]:
     return f"{USER}{row.prompt}{END}{ASSISTANT}", f"{row.good}{END}"
 
 
-def _train_tokenizer(rng: random.Random) -> Tokenizer:
+def _train_tokenizer(rng: random.Random, vocabulary: int) -> Tokenizer:
     """A byte-level BPE tokenizer fitted to the model's training split."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[PAD, END, USER, ASSISTANT, SYSTEM],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -148,14 +174,14 @@ def _wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return fast
 
 
-def _new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
+def _new_model(tokenizer: Tokenizer, shape: _Shape) -> LlamaForCausalLM:
     """An untrained model; its weights come from torch's current random state."""
     end = tokenizer.token_to_id(END)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=320,
-        num_hidden_layers=3,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.num_layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
@@ -239,23 +265,27 @@ def _train(
     model.eval()
 
 
-def build_model(folder: Path, *, seed: int = 0, num_steps: int = 1400) -> Path:
+def build_model(
+    folder: Path, *, seed: int = 0, num_steps: int = 1400, size: Size = "small"
+) -> Path:
     """Build tokenizer and model from scratch and save them.
 
-    The same seed and number of steps give the same bytes on the same machine and software.
+    The same arguments give the same bytes on the same machine and software.
 
     Args:
         folder: Where to save; made when missing.
         seed: Seed of the weights and of the order of the training text.
         num_steps: Optimizer steps over both stages.
+        size: "small" is the shipped model's; "tiny" has fewer layers and another tokenizer.
 
     Returns:
         The folder.
     """
     rng = random.Random(seed)
-    tokenizer = _train_tokenizer(rng)
+    shape = SIZES[size]
+    tokenizer = _train_tokenizer(rng, shape.vocabulary)
     with _reproducible(seed):
-        model = _new_model(tokenizer)
+        model = _new_model(tokenizer, shape)
         _train(model, tokenizer, rng, num_steps)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
@@ -263,7 +293,11 @@ def build_model(folder: Path, *, seed: int = 0, num_steps: int = 1400) -> Path:
     (folder / "model.safetensors").chmod(0o644)
     _wrap_tokenizer(tokenizer).save_pretrained(folder)
     card = _CARD.format(
-        parameters=model.num_parameters(), vocabulary=VOCABULARY, seed=seed, num_steps=num_steps
+        parameters=model.num_parameters(),
+        vocabulary=shape.vocabulary,
+        command="seal lab build" if size == "small" else f"seal lab build --size {size}",
+        seed=seed,
+        num_steps=num_steps,
     )
     (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
     return folder
