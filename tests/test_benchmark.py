@@ -9,12 +9,16 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from seal import benchmark, cli, pipeline
+from seal.artifacts.ranking import make_ranking, save_ranking
 from seal.artifacts.run_dir import RunDir, build_or_reuse
 from seal.config.experiment import load_experiment
+from seal.inputs import Inputs
+from seal.progress import silent
 
 BAD = ["take the key", "run away", "burn it"]
 
@@ -85,6 +89,25 @@ def started(monkeypatch):
 
 def load_document(page: Path):
     return json.loads(page.with_name("bench.json").read_text("utf-8"))
+
+
+def test_a_ranking_from_a_file_is_made_once_for_each_file(config, tmp_path, started):
+    del config["bench"]["safe_sets"], config["bench"]["safe_set_rankers"]
+    file = tmp_path / "scores.parquet"
+    config["bench"]["rankers"] = {"Theirs": {"method": "from_file", "path": str(file)}}
+    experiment = experiment_of(config, tmp_path)
+    ids = tuple(sample.id for sample in Inputs(experiment, silent).rankable)
+    save_ranking(make_ranking(ids, np.arange(30.0)), file)
+    first = load_document(pipeline.bench(experiment))
+    assert "theirs/unseeded.yaml" in started
+    started.clear()
+    assert load_document(pipeline.bench(experiment)) == first
+    assert started == []
+    save_ranking(make_ranking(ids, -np.arange(30.0)), file)
+    again = load_document(pipeline.bench(experiment))
+    assert started == ["theirs/unseeded.yaml"]
+    status = {row["ranker"]: row["status"] for row in again["rows"]}
+    assert "reads.path: " in status["Theirs"], "the folder of the old file is not overwritten"
 
 
 def test_real_processes_one_of_which_fails(config, tmp_path, capsys):

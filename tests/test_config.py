@@ -322,7 +322,12 @@ MESSAGES = [
     (
         "out: o\nrank: {method: quick, epochs: 3}",
         "c.yaml:2: rank.epochs: unknown key. The keys here with method quick: method, options, "
-        "shares.",
+        "shares. epochs is a key of method slow: set rank.method.",
+    ),
+    (
+        "out: o\nrank: {method: slow, shares: {web: 1}}",
+        "c.yaml:2: rank.shares: unknown key. The keys here with method slow: method, epochs, "
+        "learning_rate, betas, lora, slow. shares is a key of method quick: set rank.method.",
     ),
     (
         "out: o\nrank: {method: quick, shares: {web: x}}",

@@ -222,3 +222,8 @@ def test_the_interval_of_a_conformal_threshold_covers():
         covered.append(cut.threshold.low <= truth <= cut.threshold.high)
         assert cut.share_kept.low <= cut.share_kept.value <= cut.share_kept.high
     assert np.mean(covered) > 0.85
+
+
+def test_one_reference_row_is_too_few_for_any_error_rate():
+    with pytest.raises(ValueError, match=r"at least 2 held-out safe rows; there are 1\. Raise hol"):
+        trusted_cut(np.arange(50.0), np.ones(1), 0.9)

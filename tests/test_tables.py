@@ -10,6 +10,9 @@ import torch
 from rankers.conftest import encoded
 from seal.data.tokenize import Encoded
 from seal.models import LanguageModel, ModelSpec, load_model
+from seal.rankers.representations import BlockStates, FinalStates
+from seal.rankers.traces import TraceReading
+from seal.stages.score import PooledStates
 from seal.tables import BATCH_SIZE, Tables, rows_hash
 
 
@@ -165,6 +168,26 @@ def test_a_loss_that_is_not_finite_is_refused_by_name(lm, tmp_path):
     assert list(tmp_path.rglob("*.arrow")) == []
     hook.remove()
     assert np.isfinite(Tables(tmp_path).losses(lm, rows).sum).all()
+
+
+@pytest.mark.parametrize(
+    ("reading", "noun"),
+    [
+        (FinalStates(), "hidden state"),
+        (BlockStates(blocks=(1,)), "hidden state"),
+        (TraceReading(refusal_ids=(20,)), "hidden state or loss"),
+        (PooledStates(), "hidden state or loss"),
+    ],
+    ids=str,
+)
+def test_the_message_says_what_is_not_finite(lm, reading, noun):
+    def spoil(_module, args, output):
+        return output.masked_fill((args[0] == 250)[..., None], torch.nan)
+
+    lm.model.get_input_embeddings().register_forward_hook(spoil)
+    rows = [*make_rows(2), encoded("poisoned", [2, 250, 1, 3], [20, 1])]
+    with pytest.raises(ValueError, match=rf"^the {noun} of 1 samples is not finite: poisoned\. "):
+        Tables().read(reading, lm, rows, what="reading")
 
 
 def test_progress_counts_rows_to_the_end(lm):

@@ -120,8 +120,7 @@ class _Sets:
         """All that decides the cell's ranking; equal to what its process notes."""
         harmful = self._inputs.harmful if cell.with_harmful else None
         return {
-            **self._inputs.ranking_identity,
-            "ranker": cell.ranker.model_dump(mode="json"),
+            **self._inputs.identity_with(cell.ranker),
             "pool": self.pool(cell).fingerprint,
             "safe": self._safe_set(cell).fingerprint,
             "harmful": harmful.fingerprint if harmful else None,

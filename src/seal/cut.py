@@ -181,10 +181,12 @@ def trusted_cut(
     num = len(reference)
     least = math.ceil(1 / error_rate - 1e-9)
     if num < least:
+        # Of one row no error rate below 1 can be kept.
+        lax = f"Raise select.error_rate to {math.ceil(100 / num) / 100:g} or more; or r"
         raise ValueError(
             f"select.error_rate={error_rate:g} needs at least {least} held-out safe rows; there "
-            f"are {num}. Raise select.error_rate to {math.ceil(100 / num) / 100:g} or more; or "
-            "raise holdout or give more safe rows, and rank again."
+            f"are {num}. {lax if num > 1 else 'R'}aise holdout or give more safe rows, and rank "
+            "again."
         )
     place = math.floor(error_rate * (num + 1) + 1e-9) - 1  # 0.29 * 100 is 28.999999999999996
     ordered, trusted = np.sort(np.asarray(scores, dtype=np.float64)), np.sort(reference)

@@ -17,6 +17,7 @@ from seal.data.sample import Sample
 from seal.data.tokenize import ChatEncoder, Encoded
 from seal.models import load_encoder, load_tokenizer, loaded_identity
 from seal.progress import Progress
+from seal.rankers.ranker import Ranker
 
 
 class Inputs:
@@ -48,12 +49,17 @@ class Inputs:
 
     @cached_property
     def ranking_identity(self) -> dict[str, Any]:
-        """All that decides the ranking of the pool; `holdout` only where it is used."""
-        share = self.experiment.holdout
+        """All that decides the ranking of the pool."""
+        return self.identity_with(self.experiment.rank)
+
+    def identity_with(self, ranker: Ranker) -> dict[str, Any]:
+        """All that decides what a ranker makes of the pool; nothing optional that is not used."""
+        share, reads = self.experiment.holdout, ranker.reads()
         return {
             **({"holdout": share} if share else {}),
+            **({"reads": reads} if reads else {}),
             "stage": "rank",
-            "ranker": self.experiment.rank.model_dump(mode="json"),
+            "ranker": ranker.model_dump(mode="json"),
             "model": self.model_identity,
             "template": self.encoder.template_hash,
             "tokenization": self.experiment.tokenization.model_dump(mode="json"),
@@ -123,8 +129,8 @@ class Inputs:
         num = round(share * len(contents))
         if share and not num:
             raise ValueError(
-                f"holdout={share:g} of {len(contents)} safe rows is not one row. Raise holdout, or "
-                "give more safe rows."
+                f"holdout={share:g} of {len(contents)} safe rows is not one row. Raise holdout "
+                "(to 0.5 at most), or give more safe rows."
             )
         return frozenset(sorted(contents, key=lambda key: content_hash(["holdout", key]))[:num])
 

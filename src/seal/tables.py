@@ -7,7 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,13 @@ BATCH_SIZE = 16  # rows per forward pass; memory only
 
 
 class Reading(Settings):
-    """What to read off a forward pass; abstract. Its fields are part of a table's identity."""
+    """What to read off a forward pass; abstract. Its fields are part of a table's identity.
+
+    Attributes:
+        noun: What it reads, in the singular, for messages.
+    """
+
+    noun: ClassVar[str] = "value"
 
     @abstractmethod
     def read(self, lm: LanguageModel, batch: Batch) -> list[Row]:
@@ -40,6 +46,7 @@ class Losses(Reading):
         entropy: Also the entropy of each prediction; costs a second pass over the logits.
     """
 
+    noun: ClassVar[str] = "loss"
     entropy: bool = False
 
     def read(self, lm: LanguageModel, batch: Batch) -> list[Row]:
@@ -118,7 +125,7 @@ class Tables:
                 chosen = [shard[place] for place in batch]
                 with torch.inference_mode():
                     read = reading.read(lm, collate(chosen, lm.pad_id).to(lm.device))
-                _check_finite(chosen, read)
+                _check_finite(reading.noun, chosen, read)
                 yield from ((places[place], row) for place, row in zip(batch, read, strict=True))
                 self.progress(what, places[batch[-1]] + 1, len(ordered))
 
@@ -147,7 +154,7 @@ def _response_texts(lm: LanguageModel, batch: Batch) -> list[str]:
     return lm.tokenizer.batch_decode(responses, skip_special_tokens=True)
 
 
-def _check_finite(rows: Sequence[Encoded], read: Sequence[Mapping[str, Any]]) -> None:
+def _check_finite(noun: str, rows: Sequence[Encoded], read: Sequence[Mapping[str, Any]]) -> None:
     bad = [
         row.id
         for row, arrays in zip(rows, read, strict=True)
@@ -155,6 +162,6 @@ def _check_finite(rows: Sequence[Encoded], read: Sequence[Mapping[str, Any]]) ->
     ]
     if bad:
         raise ValueError(
-            f"the loss of {len(bad)} samples is not finite: {', '.join(bad[:5])}. Use "
+            f"the {noun} of {len(bad)} samples is not finite: {', '.join(bad[:5])}. Use "
             "model.dtype=float32, or look at these samples."
         )

@@ -380,5 +380,5 @@ def test_skip_and_limit_cut_a_part_out(tmp_path):
     assert part.num_read == 4
     assert part.where[part.samples[0].id].endswith("pool.jsonl:4")
     assert len(load_rows(tmp_path, *rows, skip=8).samples) == 2
-    with pytest.raises(ValueError, match="no usable sample"):
+    with pytest.raises(ValueError, match=r"no usable sample.*, lower skip=10, or set its format"):
         load_rows(tmp_path, *rows, skip=10)

@@ -7,12 +7,13 @@ import pytest
 
 from rankers.conftest import make_harmful, make_pool, make_safe, make_task
 from rankers.second_model import save_second_model
-from seal.artifacts.ranking import load_ranking, save_ranking
+from seal.artifacts.ranking import load_ranking, make_ranking, save_ranking
 from seal.models import LoraSpec, ModelSpec, load_model
 from seal.rankers.bi_anchor import BiAnchor
 from seal.rankers.density_ratio import DensityRatio
 from seal.rankers.dsir import Dsir
 from seal.rankers.dual_ifd import DualIfd
+from seal.rankers.from_file import FromFile
 from seal.rankers.grad_shield import GradShield
 from seal.rankers.ifd import Ifd
 from seal.rankers.larf import Larf
@@ -43,11 +44,15 @@ RANKERS = [
     pytest.param(Dsir(length_normalised=True, noise="gumbel"), id="dsir-mean-gumbel"),
     pytest.param(Ifd(), id="ifd"),
     pytest.param(Ifd(form="ppl"), id="ifd-ppl"),
-    # Rankers of two models are made from the folder of the second one.
+    # These are made from the folder of a second model.
     pytest.param(lambda second: DensityRatio(weak=second), id="density_ratio"),
     pytest.param(lambda second: DensityRatio(strong=second, per="byte"), id="density_ratio-byte"),
     pytest.param(lambda second: DualIfd(large=second), id="dual_ifd"),
     pytest.param(lambda second: DualIfd(large=second, form="loss", log=True), id="dual_ifd-log"),
+    pytest.param(lambda second: FromFile(path=save_scores(second, 0)), id="from_file"),
+    pytest.param(
+        lambda second: FromFile(path=save_scores(second, 4), missing="last"), id="from_file-last"
+    ),
     pytest.param(Toss(**SMALL), id="toss"),
     pytest.param(
         Toss(**SMALL, utility="pool", aggregate="top_decile", rounds=2, grow=3), id="toss-pro"
@@ -77,6 +82,14 @@ RANKERS = [
 @pytest.fixture(scope="module")
 def second_model(tmp_path_factory) -> ModelSpec:
     return ModelSpec(path=str(save_second_model(tmp_path_factory.mktemp("second"))))
+
+
+def save_scores(second: ModelSpec, num_missing: int) -> Path:
+    """A ranking of the pool that another tool could have made, beside the second model."""
+    ids = tuple(row.id for row in make_pool())[num_missing:]
+    path = Path(second.path).with_name(f"scores-{num_missing}.parquet")
+    save_ranking(make_ranking(ids, np.sin(np.arange(len(ids)))), path)
+    return path
 
 
 @pytest.fixture(params=RANKERS)

@@ -7,8 +7,8 @@ import torch
 from rankers.conftest import make_pool, make_safe, make_task
 from reference.published_seal import row_loss
 from seal.models import LoraSpec, ModelSpec, add_lora, load_model
+from seal.rankers.draws import draw_rows
 from seal.rankers.grad_shield import GradShield, up_to_response
-from seal.rankers.gradients import draw_rows
 from seal.rankers.ranker import Cost, RankingTask, Sizes
 
 LORA = LoraSpec(r=3, alpha=6, target_modules="all-linear")

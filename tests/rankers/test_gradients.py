@@ -3,13 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from rankers.conftest import encoded, make_pool, make_safe
+from rankers.conftest import encoded, make_pool
 from seal.data.batches import collate
 from seal.models import LanguageModel, LoraSpec, ModelSpec, add_lora, load_model
 from seal.rankers.gradients import (
     Projection,
     SampleGradients,
-    draw_rows,
     refuse_dropout,
     response_loss,
 )
@@ -204,23 +203,6 @@ def test_few_parameters_are_not_projected():
     for dim in (50, 8192):
         assert torch.equal(Projection(50, dim, seed=0)(vectors), vectors)
     assert Projection(50, 49, seed=0)(vectors).shape == (2, 49)
-
-
-# --- draws --------------------------------------------------------------------------------------
-
-
-def test_draws_depend_on_ids_and_seed_alone():
-    rows = make_safe(20)
-    drawn = [row.id for row in draw_rows(rows, 5, seed=0, stream="targets")]
-    assert len(drawn) == 5
-    assert drawn == sorted(drawn)
-    assert drawn == [row.id for row in draw_rows(rows[::-1], 5, seed=0, stream="targets")]
-    # a row that is drawn stays drawn when others go
-    fewer = [row for row in rows if row.id in drawn or int(row.id[5:]) % 2]
-    assert drawn == [row.id for row in draw_rows(fewer, 5, seed=0, stream="targets")]
-    assert drawn != [row.id for row in draw_rows(rows, 5, seed=1, stream="targets")]
-    assert drawn != [row.id for row in draw_rows(rows, 5, seed=0, stream="probes")]
-    assert len(draw_rows(rows, 50, seed=0, stream="targets")) == 20
 
 
 def test_dropout_is_refused():

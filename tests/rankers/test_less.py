@@ -6,7 +6,7 @@ from rankers.conftest import encoded, make_harmful, make_pool, make_safe, make_t
 from reference.published_less import published_scores
 from seal.data.batches import epoch_order
 from seal.models import LoraSpec, ModelSpec, add_lora, load_model
-from seal.rankers.gradients import draw_rows
+from seal.rankers.draws import draw_rows
 from seal.rankers.less import Less, Moments, adam_direction, best_task_mean
 from seal.rankers.ranker import Cost, RankingTask, Sizes
 from seal.rankers.warm_up import Schedule

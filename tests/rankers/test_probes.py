@@ -83,3 +83,42 @@ def test_a_fold_is_a_function_of_seed_and_id():
     np.testing.assert_array_equal(fold_of(ids[::-1], 5, seed=1)[::-1], folds)
     assert (fold_of(ids, 5, seed=2) != folds).any()
     assert np.bincount(folds).min() > 70
+
+
+def test_rows_that_other_folds_lack_are_lent_to_the_fit():
+    features, groups = draw(80, 4)
+    (ones,) = np.nonzero(groups > 0.5)
+    lone = np.zeros(80)
+    lone[ones[features[ones, 0].argmax()]] = 1  # one row of group 1, so four of five folds have it
+    folds = np.arange(80) % 5
+    judged = cross_fit(features, lone, balanced(lone, np.ones(80)), folds, ridge=1.0)
+    assert np.isfinite(judged).all()
+    assert np.abs(judged).max() < 20
+    assert auroc(judged, groups < 0.5).value > 0.7
+    without = folds == folds[lone.argmax()]  # their probe was lent the row, or knew one group only
+    assert np.ptp(judged[without]) > 0.5
+    gap = judged[without].mean() - judged[~without].mean()
+    assert abs(gap) < 0.5  # rows of all folds stay comparable
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+@pytest.mark.parametrize("num", [1, 7])
+def test_where_there_is_one_group_alone_nothing_is_said(target, num):
+    features = draw(num, 3)[0]
+    targets = np.full(num, target)
+    judged = cross_fit(features, targets, np.ones(num), np.arange(num) % 3, ridge=1.0)
+    np.testing.assert_array_equal(judged, np.zeros(num))
+
+
+def test_copies_of_a_sample_share_a_fold():
+    ids = [f"{i:016x}" for i in range(50)]
+    copies = [f"{key}-2" for key in ids]
+    np.testing.assert_array_equal(fold_of(ids, 5, seed=0), fold_of(copies, 5, seed=0))
+
+
+def test_features_without_a_column_leave_the_shares():
+    targets = np.array([1.0, 0.0, 0.0, 0.0] * 6)
+    judged = cross_fit(
+        sp.csr_matrix((24, 0), dtype=np.float32), targets, np.ones(24), np.arange(24) // 8, 1.0
+    )
+    np.testing.assert_allclose(judged, np.log(1 / 3), atol=1e-3)

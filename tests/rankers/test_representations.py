@@ -14,8 +14,6 @@ from seal.rankers.representations import (
     block_states,
     cosines,
     decoder_blocks,
-    draw_anchors,
-    drawn_share,
     final_states,
     pool_tokens,
     token_weights,
@@ -276,22 +274,3 @@ def test_top_mean_by_hand():
     np.testing.assert_allclose(top_mean(values, 1), [0.9, 0.6])
     np.testing.assert_allclose(top_mean(values, 2), [0.55, 0.6])
     np.testing.assert_allclose(top_mean(values, 3), values.mean(axis=1))
-
-
-def test_a_draw_depends_on_seed_and_ids_alone():
-    rows = [encoded(f"id-{i:02d}", [2], [1]) for i in range(40)]
-    drawn = [row.id for row in draw_anchors(rows, 10, seed=0)]
-    assert drawn == sorted(drawn)
-    assert len(set(drawn)) == 10
-    assert [row.id for row in draw_anchors(rows[::-1], 10, seed=0)] == drawn
-    assert [row.id for row in draw_anchors(rows, 10, seed=1)] != drawn
-    assert drawn != [row.id for row in rows[:10]]
-    fewer = {row.id for row in draw_anchors(rows, 5, seed=0)}
-    assert fewer < set(drawn)
-    assert [row.id for row in draw_anchors(rows, 100, seed=0)] == [row.id for row in rows]
-
-
-def test_share_of_the_rows_that_is_drawn():
-    assert drawn_share(100, 400) == 0.25
-    assert drawn_share(100, 40) == 1
-    assert drawn_share(100, 0) == 0

@@ -15,7 +15,7 @@ from seal.metrics import auroc
 from seal.models import ModelSpec, load_model
 from seal.rankers.ranker import RankingTask, Sizes
 from seal.rankers.traces import read_traces
-from seal.rankers.two_sided import TwoSided
+from seal.rankers.two_sided import TwoSided, log_odds_of_both
 from seal.tables import Tables
 
 TOKENIZATION = Tokenization(max_length=256)
@@ -75,9 +75,13 @@ def test_a_mixed_safe_set_is_taken_apart_and_finds_the_unsafe(world, ranked):
 
 def test_each_kind_of_safe_set_alone_is_enough(world, halves):
     task, labels = world
+    told = []
     for safe, kind in zip(halves, ("safety", "ordinary"), strict=True):
-        ranking, record = log_of(TwoSided(), replace(task, safe=safe))
+        listening = replace(task, safe=safe, progress=lambda what, *_: told.append(what))
+        ranking, record = log_of(TwoSided(), listening)
         assert record[f"num_safe_taken_as_{kind}"] == len(safe) > 50
+        words = {"safety": "harmful questions with good answers", "ordinary": "ordinary samples"}
+        assert told[-1].endswith(f"of 160 samples look like safety; taken as {words[kind]}")
         assert quality(ranking, labels) > 0.9, kind
 
 
@@ -120,6 +124,21 @@ def test_harmless_text_around_the_request_hides_nothing(world, ranked):
     assert quality(hidden, labels) > quality(ranked[0], labels) - 0.05
 
 
+def test_an_exchange_in_front_hides_the_words_of_no_later_turn(world):
+    task, labels = world
+    harmless = [task.samples[row.id] for row in task.pool if labels[row.id] == "benign"]
+    samples = dict(task.samples)
+    for place, row in enumerate(task.pool):
+        sample, first = samples[row.id], harmless[(7 * place + 3) % len(harmless)]
+        turns = (*first.completion, *sample.prompt, *sample.completion)
+        samples[row.id] = replace(sample, prompt=first.prompt, completion=turns)
+    longer = task.lm.encoder.encode([samples[row.id] for row in task.pool], TOKENIZATION)
+    ranking = TwoSided().rank(replace(task, pool=longer, samples=samples))
+    assert quality(ranking, labels) > 0.75  # 0.5, if the first request alone were read
+    unsafe = np.array([labels[key] == "unsafe" for key in ranking.ids])
+    assert auroc(-ranking.columns["text"], unsafe).value > 0.85
+
+
 def test_harmful_references_help_where_the_safe_set_is_ordinary(world, halves):
     task, labels = world
     unsafe = [row for row in task.pool if labels[row.id] == "unsafe"][:20]
@@ -148,9 +167,58 @@ def test_a_large_safe_set_is_drawn_from(world):
 def test_trusted_rows_that_stand_in_the_pool_are_judged_as_the_pools(world):
     task, _ = world
     inside = [*task.pool, *task.safe[:10]]
-    ranking, record = log_of(TwoSided(rounds=0), replace(task, pool=inside))
+    again = replace(task.safe[0], id=f"{task.safe[0].id}-1")  # a copy within the safe set
+    samples = {**task.samples, again.id: replace(task.samples[task.safe[0].id], id=again.id)}
+    twice = replace(task, pool=inside, safe=[*task.safe, again], samples=samples)
+    ranking, record = log_of(TwoSided(rounds=0), twice)
     assert set(ranking.ids) == {row.id for row in inside}
     assert record["num_safe"] == len(task.safe) - 10
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("num_pool", [1, 2, 240])
+@pytest.mark.parametrize("num_safe", [1, 2, 5])
+@pytest.mark.parametrize("which", [0, 1], ids=["safety", "ordinary"])
+@pytest.mark.parametrize("num_harmful", [0, 1])
+def test_small_sets_give_finite_numbers(world, halves, num_pool, num_safe, which, num_harmful):
+    task, labels = world
+    harmful = [row for row in task.pool if labels[row.id] == "unsafe"][:num_harmful]
+    pool = [row for row in task.pool if row not in harmful][:num_pool]
+    ranking, record = log_of(
+        TwoSided(), replace(task, pool=pool, safe=halves[which][:num_safe], harmful=harmful)
+    )
+    assert all(np.isfinite(column).all() for column in ranking.columns.values())
+    json.dumps(record, allow_nan=False)
+    if num_pool == 240:
+        assert quality(ranking, labels) > 0.6
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_mixed_safe_set_of_two_is_taken_apart(world, halves):
+    task, labels = world
+    ranking, record = log_of(TwoSided(), replace(task, safe=[halves[0][0], halves[1][0]]))
+    assert record["num_safe_taken_as_safety"] == record["num_safe_taken_as_ordinary"] == 1
+    assert quality(ranking, labels) > 0.7
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pool_of_one_text_has_one_score(world, halves):
+    task, _ = world
+    first = next(iter(task.pool))
+    ids = [f"{place:016x}" for place in range(12)]
+    pool = [replace(first, id=key) for key in ids]
+    samples = {**task.samples, **{key: replace(task.samples[first.id], id=key) for key in ids}}
+    for safe in halves:
+        ranking = TwoSided().rank(replace(task, pool=pool, safe=safe[:3], samples=samples))
+        assert np.isfinite(ranking.scores).all()
+        assert np.isfinite(ranking.columns["response"]).all()
+
+
+def test_log_odds_of_both_by_hand_and_far_out():
+    odds = np.log([[1.0, 3.0], [1.0, 0.25]])  # 1/2 and 1/2; 3/4 and 1/5
+    np.testing.assert_allclose(log_odds_of_both(*odds), np.log([1 / 3, 3 / 17]))
+    far = log_odds_of_both(np.array([900.0, -900, 900]), np.array([900.0, 5, -800]))
+    np.testing.assert_allclose(far, [900 - np.log(2), -900 - np.log1p(np.exp(-5)), -800])
 
 
 def test_cost_is_one_pass_over_what_is_read():

@@ -188,6 +188,8 @@ SMALL = {"epochs": 2, "batch_size": 4, "micro_batch_size": 3, "learning_rate": 1
         (Seal(**SMALL), 14),  # the last batch of an epoch is smaller
         (Seal(**SMALL, gamma_start=0.5), 14),
         (Seal(**SMALL, gamma_per="step"), 16),
+        (Seal(**SMALL, gamma_start=1.0, gamma_step=0.0), 16),  # the safe set is only looked at
+        (Seal(**SMALL, gamma_start=1.0, gamma_step=0.0, algorithm="penalty"), 14),
         (Seal(**SMALL, algorithm="penalty", tuning="full"), 16),
         (Seal(**SMALL, algorithm="penalty", update="adam"), 14),
     ],

@@ -123,16 +123,31 @@ def _joined(texts: list[str]) -> str:
 
 
 def _unknown(item: Finding, draft: Draft) -> str:
-    hint = _guess(item)
-    if hint:
+    hint, others = _guess(item), _of_other_kinds(item, draft)
+    if hint and not others:
         return f"unknown key. Did you mean '{hint}'?"
     here = dotted(item.path)
     elsewhere = [name for name in places_of(draft.shape, str(item.path[-1])) if name != here]
-    if elsewhere:
+    if elsewhere and not others:
         return f"unknown key here. Did you mean {' or '.join(map(repr, elsewhere[:4]))}?"
     chosen = [pair for kind in models(item.outer) for pair in tags(kind).items()]
     known = "".join(f" with {name} {tag}" for name, tag in chosen[:1])
-    return f"unknown key. The keys here{known}: {', '.join(keys(item.outer))}."
+    return f"unknown key. The keys here{known}: {', '.join(keys(item.outer))}.{others}"
+
+
+def _of_other_kinds(item: Finding, draft: Draft) -> str:
+    """A sentence on the members of the union around an unknown key that have it; may be empty."""
+    around, key = draft.shape, str(item.path[-1])
+    for part in item.path[:-1]:
+        around = inside(around, part)
+    found: dict[str, list[str]] = {}
+    for model in models(around):
+        for name, value in tags(model).items() if key in model.model_fields else ():
+            found.setdefault(name, []).append(str(value))
+    return "".join(
+        f" {key} is a key of {name} {', '.join(values)}: set {dotted((*item.path[:-1], name))}."
+        for name, values in found.items()
+    )
 
 
 def _guess(item: Finding) -> str:

@@ -17,7 +17,7 @@ from pydantic import Field
 from seal.artifacts.settings import Settings
 from seal.data.formats import Format, describe_columns, parse
 from seal.data.readers import RawRow, read_rows
-from seal.data.sample import Sample, content_id
+from seal.data.sample import Sample, content_id, content_of
 from seal.data.tokenize import ChatEncoder, Encoded, Tokenization
 
 logger = logging.getLogger(__name__)
@@ -240,8 +240,8 @@ class _Pile:
             )
             raise ValueError(
                 f"{files}: no usable sample for the {name} set: {self.num_read} rows read, "
-                f"{len(self.excluded)} excluded{first_reason}. Give a file with samples, or "
-                "set its format."
+                f"{len(self.excluded)} excluded{first_reason}. Give a file with samples, "
+                f"{_way_to_samples(specs)}or set its format."
             )
 
     def _add(self, raw: RawRow, spec: DataSpec) -> None:
@@ -276,6 +276,11 @@ class _Pile:
 
 class _BadRowError(ValueError):
     """A row that `on_bad_row` decides about."""
+
+
+def _way_to_samples(specs: Sequence[DataSpec]) -> str:
+    most = max(spec.skip for spec in specs)
+    return f"lower skip={most}, " if most else ""
 
 
 def _renamed(row: Mapping[str, Any], spec: DataSpec) -> Mapping[str, Any]:
@@ -320,7 +325,7 @@ def _scalar_text(value: object) -> str | None:
 
 def _fingerprint(samples: Iterable[Sample]) -> str:
     # Without the suffix of a duplicate, which depends on the order.
-    lines = sorted(json.dumps([sample.id.partition("-")[0], sample.source]) for sample in samples)
+    lines = sorted(json.dumps([content_of(sample.id), sample.source]) for sample in samples)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 ID_LENGTH = 16  # hex digits: 64 bits, two distinct texts among 10M collide with probability 3e-6
+_COPY = re.compile(rf"([0-9a-f]{{{ID_LENGTH}}})-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +55,9 @@ def content_id(prompt: tuple[Message, ...], completion: tuple[Message, ...]) -> 
     text = json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
     # Lone surrogates cannot be encoded strictly, but are possible in JSON: keep them distinct.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:ID_LENGTH]
+
+
+def content_of(key: str) -> str:
+    """A sample's id without the suffix of a copy."""
+    found = _COPY.fullmatch(key)
+    return key if found is None else found[1]

@@ -14,13 +14,11 @@ from pydantic import Field
 
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.data.tokenize import Encoded
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.draws import draw_rows, drawn_share
+from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
 from seal.rankers.representations import (
     cosines,
-    draw_anchors,
-    drawn_share,
     final_states,
-    require_harmful,
     top_mean,
 )
 
@@ -56,7 +54,7 @@ class BiAnchor(Ranker):
         if self.safe_weight > 0:
             kinds["safe"] = task.safe
         drawn = {
-            kind: draw_anchors(rows, self.max_anchors, self.seed) for kind, rows in kinds.items()
+            kind: draw_rows(rows, self.max_anchors, seed=self.seed) for kind, rows in kinds.items()
         }
         self._check_avg(drawn)
         pool = sorted(task.pool, key=lambda row: row.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -12,7 +12,7 @@ from seal.artifacts.loss_table import LossTable
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.models import ModelSpec
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
-from seal.rankers.second_model import opened, refuse_one_model
+from seal.rankers.second_model import opened, refuse_one_model, second_identity
 
 Unit = Literal["token", "response", "byte"]
 
@@ -61,6 +61,13 @@ class DensityRatio(Ranker):
         weak = self._losses(task, "weak", self.weak, self.weak_adapter)
         ids = tuple(row.id for row in task.pool)
         return make_ranking(ids, weak - strong, {"strong_loss": strong, "weak_loss": weak})
+
+    def reads(self) -> dict[str, Any]:
+        """The files of both models and adapters, as far as they are not the run's own."""
+        return {
+            **second_identity("strong", self.strong, self.strong_adapter),
+            **second_identity("weak", self.weak, self.weak_adapter),
+        }
 
     def cost(self, sizes: Sizes) -> Cost:
         """One forward pass of each model over the pool, both counted at the run's model's size."""

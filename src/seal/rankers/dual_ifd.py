@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -12,7 +12,7 @@ from seal.artifacts.ranking import Ranking, make_ranking
 from seal.models import ModelSpec
 from seal.rankers.ifd import Form, IfdTable, measure_ifd
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
-from seal.rankers.second_model import opened, refuse_one_model
+from seal.rankers.second_model import opened, refuse_one_model, second_identity
 
 _LEAST = 1e-8  # of an IFD before its logarithm
 
@@ -65,6 +65,13 @@ class DualIfd(Ranker):
             np.where(is_measured, gap(small.ifd, large.ifd, log=self.log), 0.0),
             {"small_ifd": small.ifd, "large_ifd": large.ifd, "is_measured": is_measured},
         )
+
+    def reads(self) -> dict[str, Any]:
+        """The files of both models and adapters, as far as they are not the run's own."""
+        return {
+            **second_identity("small", self.small, self.small_adapter),
+            **second_identity("large", self.large, self.large_adapter),
+        }
 
     def cost(self, sizes: Sizes) -> Cost:
         """At most four forward passes over the pool, all counted at the run's model's size."""

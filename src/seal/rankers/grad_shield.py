@@ -22,7 +22,8 @@ from seal.data.sample import Message, Sample
 from seal.data.tokenize import Encoded, Tokenization
 from seal.losses import response_logits
 from seal.models import LanguageModel, LoraSpec, add_lora
-from seal.rankers.gradients import SampleGradients, Value, draw_rows, refuse_dropout, response_loss
+from seal.rankers.draws import draw_rows, drawn_share
+from seal.rankers.gradients import SampleGradients, Value, refuse_dropout, response_loss
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
 
 
@@ -95,7 +96,7 @@ class GradShield(Ranker):
 
     def cost(self, sizes: Sizes) -> Cost:
         """Forward and backward passes over the pool and the probes."""
-        share = min(1.0, self.num_probes / max(1, sizes.num_safe))
+        share = drawn_share(self.num_probes, sizes.num_safe)
         return Cost(trained=sizes.pool + share * sizes.safe)
 
     def _with_adapter(self, lm: LanguageModel) -> LanguageModel:

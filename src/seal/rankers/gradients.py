@@ -180,21 +180,6 @@ class Projection:
         return bits.flatten(1)[:, : self.dim].float().mul_(2).sub_(1)
 
 
-def draw_rows(rows: Sequence[Encoded], count: int, *, seed: int, stream: str) -> list[Encoded]:
-    """At most `count` rows, in order of id; which ones depends on their ids and the seed alone.
-
-    Args:
-        rows: In any order.
-        count: At least 1.
-        seed: Names the draw.
-        stream: What the draw is for; streams are independent of each other.
-    """
-    drawn = sorted(
-        rows, key=lambda row: hashlib.sha256(f"{seed}:{stream}:{row.id}".encode()).digest()
-    )
-    return sorted(drawn[:count], key=lambda row: row.id)
-
-
 def refuse_dropout(lora: LoraSpec) -> None:
     """Refuse an adapter with dropout.
 

@@ -17,15 +17,12 @@ from pydantic import Field
 
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.data.tokenize import Encoded
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.draws import draw_key, draw_rows, drawn_share
+from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
 from seal.rankers.representations import (
     block_states,
     cosines,
     decoder_blocks,
-    draw_anchors,
-    draw_key,
-    drawn_share,
-    require_harmful,
     top_mean,
 )
 
@@ -93,7 +90,7 @@ class Larf(Ranker):
         harmful = require_harmful(task, self.method)
         if self.avg is None:
             drawn = (
-                draw_anchors(rows, self.max_anchors, self.seed) for rows in (harmful, task.safe)
+                draw_rows(rows, self.max_anchors, seed=self.seed) for rows in (harmful, task.safe)
             )
             return next(drawn), next(drawn)
         pairs = _pairs(harmful, task.safe)

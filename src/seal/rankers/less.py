@@ -25,7 +25,8 @@ from torch import Tensor
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.data.tokenize import Encoded
 from seal.models import LoraSpec
-from seal.rankers.gradients import Projection, SampleGradients, draw_rows, refuse_dropout
+from seal.rankers.draws import draw_rows, drawn_share
+from seal.rankers.gradients import Projection, SampleGradients, refuse_dropout
 from seal.rankers.levels import Level, make_levels
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
 from seal.rankers.warm_up import Schedule, train_epochs
@@ -100,9 +101,9 @@ class Less(Ranker):
         """The warm-up, and forward and backward passes over pool and targets after each epoch."""
         rows = sizes.pool * (1 + self.warmup_fraction)
         if self.targets != "harmful":
-            rows += _drawn_tokens(sizes.safe, sizes.num_safe, self.num_targets)
+            rows += sizes.safe * drawn_share(self.num_targets, sizes.num_safe)
         if self.targets != "safe":
-            rows += _drawn_tokens(sizes.harmful, sizes.num_harmful, self.num_targets)
+            rows += sizes.harmful * drawn_share(self.num_targets, sizes.num_harmful)
         return Cost(trained=self.warmup_epochs * rows)
 
     def _targets(self, task: RankingTask) -> dict[str, list[Encoded]]:
@@ -230,8 +231,3 @@ def best_task_mean(
         num_tasks: Tasks, with the same number of targets each. A safe set is one.
     """
     return similarities.reshape(len(similarities), num_tasks, -1).mean(axis=2).max(axis=1)
-
-
-def _drawn_tokens(tokens: int, num_rows: int, num_drawn: int) -> float:
-    """Expected tokens of the rows that are drawn."""
-    return tokens * min(num_drawn, num_rows) / max(1, num_rows)

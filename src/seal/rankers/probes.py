@@ -10,6 +10,8 @@ import scipy.sparse as sp
 from scipy import optimize
 from scipy.special import expit
 
+from seal.data.sample import content_of
+
 Features = np.ndarray | sp.csr_matrix  # (rows, dimensions)
 
 _MAX_STEPS = 200  # of L-BFGS; a probe that has not converged by then ranks the same
@@ -38,7 +40,7 @@ def fit_probe(features: Features, targets: np.ndarray, weights: np.ndarray, ridg
 
     Args:
         features: One row per sample.
-        targets: Probability of group 1, in [0, 1].
+        targets: Probability of group 1, in [0, 1]; not all 0, not all 1.
         weights: At least 0; only their ratios to each other and to the ridge matter.
         ridge: Strength of the penalty for weights whose mean is 1.
     """
@@ -73,8 +75,9 @@ def fit_probe(features: Features, targets: np.ndarray, weights: np.ndarray, ridg
 
 
 def fold_of(ids: Sequence[str], num_folds: int, seed: int) -> np.ndarray:
-    """int64 [N]: the fold of each row, a function of seed and id alone."""
-    numbers = (hashlib.sha256(f"{seed}:fold:{key}".encode()).digest()[:8] for key in ids)
+    """int64 [N]: the fold of each row, a function of seed and id alone; copies share theirs."""
+    texts = (f"{seed}:fold:{content_of(key)}" for key in ids)
+    numbers = (hashlib.sha256(text.encode()).digest()[:8] for text in texts)
     return np.array([int.from_bytes(number, "big") % num_folds for number in numbers])
 
 
@@ -88,7 +91,9 @@ def cross_fit(
     """Log-odds of group 1 of every row, from the probe that was fitted on the other folds.
 
     A row never helps to judge itself: with more dimensions than rows, a probe would otherwise
-    return the target it was given.
+    return the target it was given. But where all rows of one group lie in one fold (a safe set of
+    one row), they are lent to the fit for that fold, or its other rows would be judged by nothing.
+    Where there is one group alone, nothing tells, and all log-odds are 0.
 
     Args:
         features: One row per sample.
@@ -98,12 +103,23 @@ def cross_fit(
         ridge: As in `fit_probe`.
     """
     judged = np.zeros(len(targets))
+    counts = weights > 0
+    if _is_one_group(targets[counts]):
+        return judged
     for fold in np.unique(folds):
-        fitted = (folds != fold) & (weights > 0)
+        fitted = (folds != fold) & counts
+        if _is_one_group(targets[fitted]):
+            there = targets[fitted].mean() if fitted.any() else 0.5
+            fitted |= counts & (targets != there)
         probe = fit_probe(features[fitted], targets[fitted], weights[fitted], ridge)
         out = folds == fold
         judged[out] = probe.log_odds(features[out])
     return judged
+
+
+def _is_one_group(targets: np.ndarray) -> bool:
+    """Whether the rows are surely all of group 0, or all of group 1, or none at all."""
+    return bool((targets == 0).all() or (targets == 1).all())
 
 
 def balanced(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:

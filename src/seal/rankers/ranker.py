@@ -98,6 +98,28 @@ class Ranker(Settings):
     def rank(self, task: RankingTask) -> Ranking:
         """Score the pool."""
 
+    def reads(self) -> dict[str, Any]:
+        """Key -> hash of what the method reads from disk besides its task; JSON.
+
+        It is part of a ranking's identity: a file or a model that changed under the same path does
+        not pass for the old one.
+        """
+        return {}
+
     def cost(self, sizes: Sizes) -> Cost:  # noqa: ARG002
         """What ranking takes, from the sizes of the sets; nothing, unless a method says so."""
         return Cost()
+
+
+def require_harmful(task: RankingTask, method: str) -> Sequence[Encoded]:
+    """The task's harmful references.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not task.harmful:
+        raise ValueError(
+            f"rank.method={method} needs harmful references; give some as harmful.path, or choose "
+            "a ranker that needs none (docs/how-to-choose.md)."
+        )
+    return task.harmful

@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from seal.artifacts.ranking import Ranking, make_ranking
+from seal.rankers.draws import draw_rows, drawn_share
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
-from seal.rankers.representations import cosines, draw_anchors, drawn_share, final_states
+from seal.rankers.representations import cosines, final_states
 
 
 class Rds(Ranker):
@@ -40,7 +41,7 @@ class Rds(Ranker):
 
     def rank(self, task: RankingTask) -> Ranking:
         """Read the targets and the pool, and compare."""
-        targets = draw_anchors(task.safe, self.max_anchors, self.seed)
+        targets = draw_rows(task.safe, self.max_anchors, seed=self.seed)
         wanted = final_states(task, targets, "weighted_mean", what="reading the safe set")
         pool = sorted(task.pool, key=lambda row: row.id)
         states = final_states(task, pool, "weighted_mean", what="reading the pool")

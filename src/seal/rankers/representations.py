@@ -1,4 +1,4 @@
-"""Hidden states of a model as one vector per row, and the anchors that vectors are compared with.
+"""Hidden states of a model as one vector per row, and how near vectors are to each other.
 
 Blocks (decoder layers) are counted from 0. In the words of transformers, hidden_states[0] are the
 embeddings and hidden_states[k] is the output of block k - 1, except that hidden_states[-1] is the
@@ -11,10 +11,9 @@ the model.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -52,6 +51,7 @@ class BlockStates(Reading):
         position: Which tokens make up a row's vector.
     """
 
+    noun: ClassVar[str] = "hidden state"
     blocks: tuple[int, ...]
     position: Position = "last"
 
@@ -83,6 +83,7 @@ class FinalStates(Reading):
         position: Which tokens make up a row's vector.
     """
 
+    noun: ClassVar[str] = "hidden state"
     position: Position = "last"
 
     def read(self, lm: LanguageModel, batch: Batch) -> list[Row]:
@@ -194,39 +195,6 @@ def cosines(
 def top_mean(values: Float[np.ndarray, "N A"], num: int) -> Float[np.ndarray, " N"]:
     """Mean of the `num` largest values of each row; 1 is the maximum, A the plain mean."""
     return np.sort(values, axis=1)[:, values.shape[1] - num :].mean(axis=1)
-
-
-def draw_anchors(rows: Sequence[Encoded], most: int, seed: int) -> list[Encoded]:
-    """At most `most` of the rows, in ascending order of id.
-
-    Whether a row is drawn depends on the seed and on the ids, not on the order of the file.
-    """
-    drawn = sorted(rows, key=lambda row: draw_key(row.id, seed))[:most]
-    return sorted(drawn, key=lambda row: row.id)
-
-
-def draw_key(key: str, seed: int) -> str:
-    """What ids are drawn in the order of: 64 hex digits."""
-    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
-
-
-def require_harmful(task: RankingTask, method: str) -> Sequence[Encoded]:
-    """The task's harmful references.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    if not task.harmful:
-        raise ValueError(
-            f"rank.method={method} needs harmful references; give some as harmful.path, or choose "
-            "a ranker that needs none (docs/how-to-choose.md)."
-        )
-    return task.harmful
-
-
-def drawn_share(most: int, num: int) -> float:
-    """Share of `num` rows that `draw_anchors` reads; 0 of no rows."""
-    return min(most, num) / max(num, 1)
 
 
 class _DeepEnoughError(Exception):

@@ -163,14 +163,18 @@ class Seal(Ranker):
     def cost(self, sizes: Sizes) -> Cost:
         """Pool and safe batches of equal number for every epoch, and the closing pass.
 
-        The pool's backward is skipped while gamma is 0; theta_hat always has one.
+        The pool's backward is skipped while gamma is 0, the safe set's while it is 1; theta_hat
+        always has one.
         """
         steps = -(-sizes.num_pool // self.batch_size)
         gammas = [self.gamma(step, steps) for step in range(steps * self.epochs)]
         pool = sizes.pool / steps
         safe = sizes.safe / sizes.num_safe * sizes.num_pool / steps
         theta = [
-            Cost(trained=safe * (gamma < 1) + pool * (gamma > 0), forward=pool * (gamma == 0))
+            Cost(
+                trained=safe * (gamma < 1) + pool * (gamma > 0),
+                forward=pool * (gamma == 0) + safe * (gamma == 1),
+            )
             for gamma in gammas
         ]
         cost = sum(theta, Cost(forward=sizes.pool))

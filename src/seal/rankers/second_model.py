@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from peft import PeftModel
 from safetensors import SafetensorError
 
-from seal.artifacts.provenance import folder_hashes
+from seal.artifacts.provenance import file_hash, folder_hashes
 from seal.data.tokenize import Encoded
 from seal.generation import check_context
-from seal.models import LanguageModel, ModelSpec, load_model, quiet_peft
+from seal.models import LanguageModel, ModelSpec, load_model, loaded_identity, quiet_peft
 from seal.rankers.ranker import RankingTask
 
 # What PEFT raises on a folder that is foreign, cut off, or an adapter of another architecture.
@@ -54,6 +55,24 @@ def refuse_one_model(roles: tuple[str, str], given: Sequence[object]) -> None:
             f"{first} or {second} (a model), or {first}_adapter or {second}_adapter (a trained "
             "adapter)."
         )
+
+
+def second_identity(role: str, spec: ModelSpec | None, adapter: Path | None) -> dict[str, Any]:
+    """What a model and its adapter are, under their keys; changes with any byte of their files.
+
+    Args:
+        role: What the model is called in the configuration.
+        spec: The model; None, the run's own, is named elsewhere.
+        adapter: A PEFT adapter to lay over it.
+    """
+    named: dict[str, Any] = {}
+    if spec is not None:
+        named[role] = loaded_identity(spec)
+        if spec.chat_template is not None:
+            named[role]["template"] = file_hash(spec.chat_template)
+    if adapter is not None:
+        named[f"{role}_adapter"] = folder_hashes(adapter)
+    return named
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from seal.artifacts.ranking import Ranking, make_ranking
 from seal.models import LanguageModel, LoraSpec, add_lora
 from seal.rankers.gradients import Part, SampleGradients, refuse_dropout
 from seal.rankers.levels import Level, make_levels
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
 from seal.rankers.warm_up import Schedule, train_epochs
 
 _START = "start"  # name of the untrained adapter
@@ -73,11 +73,7 @@ class Sqsd(Ranker):
 
     def rank(self, task: RankingTask) -> Ranking:
         """Train both adapters, then compare every pool sample with each."""
-        if not task.harmful:
-            raise ValueError(
-                "rank.method=sqsd needs harmful references; give some as harmful.path, or choose a "
-                "ranker that needs none (docs/how-to-choose.md)"
-            )
+        require_harmful(task, self.method)
         danger, safety = self._adapters(task)
         model = danger.lm.model
         assert isinstance(model, PeftModel)

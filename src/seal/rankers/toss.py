@@ -24,7 +24,7 @@ from seal.data.spans import response_places
 from seal.data.tokenize import Encoded
 from seal.models import LoraSpec
 from seal.rankers.levels import Level, make_levels
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
 from seal.rankers.warm_up import Schedule, train_epochs
 
 _BETAS = (0.9, 0.95)  # as in SEAL, of which the published code is a fork
@@ -80,11 +80,7 @@ class Toss(Ranker):
 
     def rank(self, task: RankingTask) -> Ranking:
         """Train the references, and score every token of the pool under each."""
-        if not task.harmful:
-            raise ValueError(
-                "rank.method=toss needs harmful references; give some as harmful.path, or choose a "
-                "ranker that needs none (docs/how-to-choose.md)"
-            )
+        require_harmful(task, self.method)
         pool = sorted(task.pool, key=lambda row: row.id)
         # First of all: what is wrong with the text shows before anything is trained.
         places = list(response_places(task.lm.encoder, pool, task.samples))

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from seal.artifacts.row_table import Row
 from seal.data.batches import Batch
@@ -21,6 +22,7 @@ from seal.data.sample import Message, Sample
 from seal.data.tokenize import Encoded, Tokenization
 from seal.losses import response_logits, token_losses
 from seal.models import LanguageModel
+from seal.rankers.representations import decoder_blocks
 from seal.tables import Reading, Tables
 
 # How aligned models begin to refuse. Only the first token of each counts.
@@ -31,6 +33,7 @@ REFUSALS = (
 OPENING = 8  # tokens in which an answer takes its stand
 STATES = ("prompt_last", "prompt_mean", "response_mean", "response_opening")
 MOST_DIMENSIONS = 256  # of a state; wider ones are projected
+_LARGEST = torch.finfo(torch.float16).max
 _LOSSES = (
     "mean", "first", "first_4", "first_8", "first_16", "last_8", "largest",
     "entropy", "first_entropy", "first_8_entropy", "excess", "log_length",
@@ -45,6 +48,7 @@ class TraceReading(Reading):
         seed: Of the projection of states wider than `MOST_DIMENSIONS`.
     """
 
+    noun: ClassVar[str] = "hidden state or loss"
     refusal_ids: tuple[int, ...]
     seed: int = 0
 
@@ -57,7 +61,9 @@ class TraceReading(Reading):
             # The same draw at every call: rows of different batches must stay comparable.
             matrix = _projection(pooled[0].shape[-1], self.seed).to(pooled[0].device)
             pooled = [state @ matrix for state in pooled]
-        states = torch.stack(pooled, dim=2).flatten(1).half().cpu().numpy()
+        # Some states of some models are larger than any number in half precision.
+        states = torch.stack(pooled, dim=2).flatten(1).clamp(-_LARGEST, _LARGEST)
+        states = states.half().cpu().numpy()
         log_p = logits.log_softmax(dim=-1)
         entropy = -(log_p.exp() * log_p).sum(dim=-1)
         counts = mask.sum(dim=1).tolist()
@@ -129,14 +135,22 @@ def join_traces(parts: Sequence[Traces]) -> Traces:
 
 
 def refusal_ids(lm: LanguageModel) -> tuple[int, ...]:
-    """The first response token of each of `REFUSALS` under a model's template and tokenizer."""
+    """The first response token of each of `REFUSALS` under a model's template and tokenizer.
+
+    Under a template that refuses this conversation (some want a system prompt), the tokenizer alone
+    decides, with and without a blank before the text.
+    """
     samples = [
         Sample(str(place), (Message("user", "Hello."),), (Message("assistant", text),))
         for place, text in enumerate(REFUSALS)
     ]
-    encoded = lm.encoder.encode(samples, Tokenization())
-    rows = [row for row in encoded if isinstance(row, Encoded)]
-    return tuple(sorted({int(row.input_ids[row.response_mask][0]) for row in rows}))
+    rows = [row for row in lm.encoder.encode(samples, Tokenization()) if isinstance(row, Encoded)]
+    found = {int(row.input_ids[row.response_mask][0]) for row in rows}
+    if not found:
+        texts = [f"{blank}{text}" for text in REFUSALS for blank in ("", " ")]
+        tokens = lm.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        found = {ids[0] for ids in tokens}
+    return tuple(sorted(found))
 
 
 @contextmanager
@@ -147,29 +161,24 @@ def _captured(model: nn.Module) -> Iterator[list[Float[Tensor, "B T H"]]]:
     def keep(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401, ARG001
         kept.append(output if isinstance(output, Tensor) else output[0])
 
-    decoder = _decoder(model)
-    blocks = _blocks(decoder)
+    blocks = decoder_blocks(model)
+    # Not `base_model`: in models of several parts that is around the decoder, or never called.
+    decoder = cast(nn.Module, cast(PreTrainedModel, model).get_decoder())
     hooks = [
         blocks[(len(blocks) - 1) // 2].register_forward_hook(keep),
         decoder.register_forward_hook(keep),
     ]
     try:
         yield kept
+        if len(kept) != len(hooks):
+            raise ValueError(
+                f"model: the hidden states of {type(model).__name__} cannot be read: its decoder "
+                f"({type(decoder).__name__}) is not what runs. Choose a ranker that reads no "
+                "hidden states (docs/how-to-choose.md)."
+            )
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _decoder(model: nn.Module) -> nn.Module:
-    """The part of a causal language model below its vocabulary projection."""
-    decoder = model.get_submodule(model.base_model_prefix)  # pyright: ignore
-    assert isinstance(decoder, nn.Module)
-    return decoder
-
-
-def _blocks(decoder: nn.Module) -> nn.ModuleList:
-    lists = [part for part in decoder.modules() if isinstance(part, nn.ModuleList)]
-    return max(lists, key=len)
 
 
 def _pooled(states: Float[Tensor, "B T H"], batch: Batch) -> Float[Tensor, "B S H"]:
@@ -180,7 +189,8 @@ def _pooled(states: Float[Tensor, "B T H"], batch: Batch) -> Float[Tensor, "B S 
     width = response.shape[1]
     last = torch.where(before, torch.arange(width, device=before.device), -1).argmax(dim=1)
     rows = torch.arange(len(last), device=last.device)
-    values = states.float()
+    # What stands on the padding may be anything, even NaN, which a weight of 0 does not remove.
+    values = states.float().masked_fill((batch.attention_mask == 0)[:, :, None], 0.0)
     return torch.stack(
         [values[rows, last], *(_mean(values, mask) for mask in (before, response, opening))], dim=1
     )

@@ -3,7 +3,8 @@
 Symbol -> here
     A_i     log-odds that safety matters at the prompt of sample i: `prompt_side`
     B_i     log-odds that its response, if so, is like the trusted ones: `response_side`
-    u_i     sigma(A_i) sigma(-B_i): the first guess that it is a harmful answer to such a prompt
+    u_i     sigma(A_i) sigma(-B_i): the first guess that it is a harmful answer to such a prompt;
+            `log_odds_of_both` has its log-odds
     J_i     log-odds of the same from one probe on everything, fitted to u, then to its own
             posterior: `joint`; expectation-maximisation for the mixture that the pool is
     score   -J_i
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,9 +25,9 @@ from pydantic import Field
 from scipy.special import expit
 
 from seal.artifacts.ranking import Ranking, make_ranking
-from seal.data.sample import Message, Sample
-from seal.data.tokenize import Encoded
+from seal.data.sample import Message, Sample, content_of
 from seal.judges.refusal import RefusalPhrases
+from seal.rankers.draws import draw_rows, drawn_share
 from seal.rankers.probes import Features, balanced, cross_fit, fold_of
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
 from seal.rankers.sentences import sentences, word_bags
@@ -71,10 +71,10 @@ class TwoSided(Ranker):
         """Two sides, then one probe for both."""
         rows = self._read(task)
         kind = safe_kinds(rows)
+        task.progress(_say(rows, kind), 1, 1)
         prompt = prompt_side(rows, kind)
         response = response_side(rows, kind, prompt["prompt"])
-        belief = expit(prompt["prompt"]) * expit(-response)
-        judged = np.log(belief) - np.log1p(-belief)
+        judged = log_odds_of_both(prompt["prompt"], -response)
         for _ in range(self.rounds):
             judged = joint(rows, expit(judged))
         task.log(_summary(rows, kind, expit(judged[rows.pool])))
@@ -87,15 +87,17 @@ class TwoSided(Ranker):
 
     def cost(self, sizes: Sizes) -> Cost:
         """One forward pass over everything."""
-        share = min(1.0, self.max_safe / max(1, sizes.num_safe))
-        return Cost(forward=sizes.pool + sizes.safe * share + sizes.harmful)
+        safe = sizes.safe * drawn_share(self.max_safe, sizes.num_safe)
+        return Cost(forward=sizes.pool + safe + sizes.harmful)
 
     def _read(self, task: RankingTask) -> Rows:
         pool = sorted(task.pool, key=lambda row: row.id)
-        taken = {row.id for row in pool}
-        safe = [row for row in _draw(task.safe, self.max_safe, self.seed) if row.id not in taken]
-        taken |= {row.id for row in safe}
-        harmful = sorted((row for row in task.harmful if row.id not in taken), key=lambda r: r.id)
+        taken = {content_of(row.id) for row in pool}
+        drawn = draw_rows(task.safe, self.max_safe, seed=self.seed, stream="draw")
+        safe = [row for row in drawn if content_of(row.id) not in taken]
+        taken |= {content_of(row.id) for row in safe}
+        harmful = [row for row in task.harmful if content_of(row.id) not in taken]
+        harmful = sorted(harmful, key=lambda row: row.id)
         groups = {"pool": pool, "safe": safe, "harmful": harmful}
         traces = [
             read_traces(task.lm, part, task.tables, seed=self.seed, what=f"reading the {name} set")
@@ -160,8 +162,7 @@ def safe_kinds(rows: Rows) -> Kinds:
     prompts decides, row by row, so that a good answer that is no refusal finds its kind.
     """
     judge = RefusalPhrases()
-    texts = [_text(sample.completion) for sample in rows.samples]
-    refused = np.array([judge.is_refusal(text) for text in texts])
+    refused = np.array([judge.is_refusal(_answer(sample)) for sample in rows.samples])
     signs = rows.safe & (refused | (rows.traces.refusal > 0))
     share = float(signs.sum() / max(1, rows.safe.sum()))
     safety = rows.safe & (share > MOST)
@@ -247,7 +248,15 @@ def _unlike_the_model(rows: Rows, matters: np.ndarray) -> np.ndarray:
     weights = np.where(rows.pool, matters, 0.0)
     middle = _weighted_median(loss, weights)
     spread = _weighted_median(np.abs(loss - middle), weights)
-    return -2 * (loss - middle) / spread
+    return -2 * (loss - middle) / (spread or 1.0)  # 0 where at least half of it is alike
+
+
+def log_odds_of_both(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Log-odds that two independent events both happen, from those of each.
+
+    Not by way of the probabilities, which round to 0 and 1 far out.
+    """
+    return -np.logaddexp.reduce([-a, -b, -a - b])
 
 
 def joint(rows: Rows, belief: np.ndarray) -> np.ndarray:
@@ -267,7 +276,7 @@ def standardised(features: np.ndarray) -> np.ndarray:
 
 def _sentence_bags(samples: Sequence[Sample]) -> tuple[np.ndarray, Features]:
     """How many sentences each prompt has, and the bags of all of them."""
-    split = [sentences(_text(sample.prompt)) for sample in samples]
+    split = [sentences(_request(sample)) for sample in samples]
     counts = np.array([len(parts) for parts in split])
     bags = word_bags([part for parts in split for part in parts])
     # A word that one sentence alone has can say nothing about another.
@@ -275,20 +284,33 @@ def _sentence_bags(samples: Sequence[Sample]) -> tuple[np.ndarray, Features]:
     return counts, bags[:, np.flatnonzero(occurrences > 1)]
 
 
+def _request(sample: Sample) -> str:
+    """What is asked for: the prompt, and what the user says after the first answer."""
+    later = [turn for turn in sample.completion if turn.role != "assistant"]
+    return _text([*sample.prompt, *later])
+
+
+def _answer(sample: Sample) -> str:
+    return _text([turn for turn in sample.completion if turn.role == "assistant"])
+
+
 def _text(turns: Sequence[Message]) -> str:
     return "\n".join(turn.content for turn in turns)
-
-
-def _draw(rows: Sequence[Encoded], most: int, seed: int) -> list[Encoded]:
-    """At most so many of the rows, chosen by id, in the order of their ids."""
-    order = sorted(rows, key=lambda row: sha256(f"{seed}:draw:{row.id}".encode()).digest())
-    return sorted(order[:most], key=lambda row: row.id)
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     order = np.argsort(values)
     running = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(running, running[-1] / 2)])
+
+
+def _say(rows: Rows, kind: Kinds) -> str:
+    """What the safe set was taken for, in words."""
+    num, safety = int(rows.safe.sum()), int(kind.safety.sum())
+    taken = {num: "harmful questions with good answers", 0: "ordinary samples"}.get(
+        safety, f"{safety} harmful questions with good answers and {num - safety} ordinary samples"
+    )
+    return f"safe set: {kind.share:.0%} of {num} samples look like safety; taken as {taken}"
 
 
 def _summary(rows: Rows, kind: Kinds, belief: np.ndarray) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from seal.rankers.bi_anchor import BiAnchor
 from seal.rankers.density_ratio import DensityRatio
 from seal.rankers.dsir import Dsir
 from seal.rankers.dual_ifd import DualIfd
+from seal.rankers.from_file import FromFile
 from seal.rankers.grad_shield import GradShield
 from seal.rankers.ifd import Ifd
 from seal.rankers.larf import Larf
@@ -31,6 +32,7 @@ AnyRanker = Annotated[
     | DensityRatio
     | Dsir
     | DualIfd
+    | FromFile
     | GradShield
     | Ifd
     | Larf

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,8 @@ class PooledStates(Reading):
     Columns: "states", float32 [6 D] (per block: mean over prompt tokens, mean over response tokens,
     last prompt token), and "sizes", float32 [2]: mean loss in nats, log of the number of tokens.
     """
+
+    noun: ClassVar[str] = "hidden state or loss"
 
     def read(self, lm: LanguageModel, batch: Batch) -> list[Row]:
         """One forward pass."""
