@@ -14,6 +14,7 @@ from seal.models import ModelSpec, load_model
 from seal.pipeline import _DEMO_CONFIG
 from seal.rankers.loss import Loss
 from seal.rankers.ranker import RankingTask
+from seal.rankers.seal import Seal
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +25,34 @@ def world(tmp_path_factory):
     encoder = load_model(spec).encoder
     pool = load([DataSpec(path=str(files.pool), label="label")], name="pool")
     safe = load([DataSpec(path=str(files.safe))], name="safe")
+    samples = {row.id: row for part in (pool, safe) for row in part.samples}
     return (
         pool.labels,
+        samples,
         encode_set(pool, encoder, tokenization, name="pool").encoded,
         encode_set(safe, encoder, tokenization, name="safe").encoded,
     )
 
 
 def quality(ranker, world) -> float:
-    labels, pool, safe = world
+    labels, samples, pool, safe = world
     lm = load_model(ModelSpec(path=str(shipped_model())))
-    ranking = ranker.rank(RankingTask(lm, pool, safe))
+    ranking = ranker.rank(RankingTask(lm, pool, safe, samples=samples))
     return auroc(ranking.scores, [labels[key] == "unsafe" for key in ranking.ids]).value
 
 
 @pytest.mark.slow
-def test_seal_finds_what_the_loss_cannot(world):
+def test_the_safe_set_finds_what_the_loss_cannot(world):
     experiment = load_experiment(
         _DEMO_CONFIG,
         ["run_dir=x", "model.path=x", "pool.path=x", "safe.path=x", "evaluate.tasks=[]"],
     )
+    paper = Seal(
+        algorithm="penalty", tuning="full", batch_size=16, learning_rate=1e-3, gamma_step=0.01
+    )
     assert quality(Loss(), world) < 0.6
-    assert quality(experiment.rank, world) > 0.85
+    assert quality(paper, world) > 0.85
+    assert quality(experiment.rank, world) > 0.98
 
 
 def test_demo_is_three_arms_and_two_seeds():
