@@ -480,6 +480,15 @@ def test_ctrl_c_exits_with_75(
     assert capsys.readouterr().err == "Interrupted. Run the same command again to go on.\n"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell that starts the suite in the background has it ignore Ctrl-C; not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_exit_with_75_after_cleaning_up(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
