@@ -8,9 +8,11 @@ instead of made again.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from seal.artifacts.ranking import load_ranking, tokens_path
 from seal.artifacts.responses import ResponseStore
 from seal.artifacts.run_dir import build_or_reuse, copy_of, twin_of
 from seal.artifacts.selection import Selection, load_selection
+from seal.checkpoint import Checkpoints
 from seal.config.arms import ArmSettings
 from seal.config.experiment import dump_experiment
 from seal.data.load import write_excluded
@@ -37,6 +40,7 @@ from seal.grid import grid
 from seal.inputs import Inputs
 from seal.judges.judging import Judging
 from seal.models import LanguageModel, load_model
+from seal.processes import processes
 from seal.progress import renamed
 from seal.rankers.random import Random
 from seal.rankers.ranker import RankingTask
@@ -66,14 +70,22 @@ def rank(inputs: Inputs, arm: ArmSettings | None = None) -> Path:
         if arm is not None:
             name, arm_label = f"rank/{arm.name}", {"arm": arm.name}
         with inputs.tracking.run(name, {"stage": "rank", **arm_label}) as mirror:
-            task = replace(_ranking_task(inputs), log=mirror)
+            checkpoints = _checkpoints(inputs, place, identity)
+            task = replace(_ranking_task(inputs), log=mirror, checkpoints=checkpoints)
             rank_stage.rank(ranker, task, folder, reference)
 
     # bad data is found before a folder is made
     _ = inputs.encoded_pool, inputs.reference, inputs.encoded_safe, inputs.encoded_harmful
     _ = inputs.tracking
+    place, identity = inputs.rank_folder(arm), inputs.identity_with(ranker)
     with _said_of(arm):
-        return _make(inputs.rank_folder(arm), inputs.identity_with(ranker), build, inputs)
+        return _make(place, identity, build, inputs)
+
+
+def _checkpoints(inputs: Inputs, folder: Path, identity: Mapping[str, Any]) -> Checkpoints:
+    """Where the cell of a folder keeps its state while it is made."""
+    root = inputs.run_dir.checkpoints_of(folder)
+    return Checkpoints(root, identity, inputs.experiment.checkpoint)
 
 
 def _ranking_task(inputs: Inputs) -> RankingTask:
@@ -349,11 +361,21 @@ def _make(folder: Path, identity: dict[str, object], build: _Build, inputs: Inpu
         else:
             build = copy_of(twin, twin.relative_to(run_dir.root).as_posix())
     built = build_or_reuse(folder, identity, build)
+    _drop_checkpoints(run_dir.checkpoints_of(folder))
     inputs.progress(f"{folder} {'done' if built else 'is up to date'}", 1, 1)
     if built:
         inputs.num_made += 1
         done, total = grid(inputs).count()
         inputs.progress("cells to do", inputs.num_made, inputs.num_made + total - done)
-    if built or not run_dir.config.exists():  # what makes nothing leaves no trace
+    is_new = built or not run_dir.config.exists()  # what makes nothing leaves no trace
+    if is_new and processes().is_first:
         write_text(run_dir.config, dump_experiment(inputs.experiment))
     return folder
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Remove what was kept while a cell was made, and the folders above that are empty now."""
+    if processes().is_first and folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            os.removedirs(folder.parent)

@@ -22,6 +22,7 @@ from seal.data.sample import Message, Sample
 from seal.data.tokenize import Encoded
 from seal.generation import Decoding
 from seal.inputs import Inputs
+from seal.microbatches import MicroBatches
 from seal.models import LanguageModel, LoraSpec, add_lora, load_model, resolve_device
 from seal.rankers.levels import make_levels
 from seal.rankers.random import Random
@@ -44,7 +45,7 @@ from seal.stages.estimate import (
     spread,
 )
 from seal.stages.select import SelectSettings
-from seal.tables import BATCH_SIZE
+from seal.tables import micro_batches_of
 from seal.tasks.items import task_items
 
 _KINDS = ("rank", "arms", "train", "evaluate")  # the first part of a cell's name
@@ -115,7 +116,7 @@ def _rank_cell(inputs: Inputs, arm: ArmSettings | None) -> Cell:
     shape = model_shape(lm.model)
     memory, num_trained = 0, 0
     if work.forward:
-        speed = measure_forward(lm, pool, BATCH_SIZE)
+        speed = measure_forward(lm, pool, micro_batches_of(lm))
         seconds, memory = seconds + work.forward * speed.seconds, speed.memory_bytes
     if work.trained:
         speed, num_trained = _descent(lm, knobs, pool, [*safe, *harmful])
@@ -157,7 +158,7 @@ class _Knobs:
     """How a ranker trains, for those of its fields that it has under these names."""
 
     batch_size: int
-    micro_batch_size: int
+    micro_batch_size: int | None
     tuning: str
     lora: LoraSpec
 
@@ -165,10 +166,9 @@ class _Knobs:
     def of(cls, ranker: Ranker) -> _Knobs:
         """Of a ranker; what it does not have is as in SEAL."""
         fields = ranker.model_dump()
-        micro = fields.get("micro_batch_size", BATCH_SIZE)
         return cls(
-            batch_size=fields.get("batch_size", micro),
-            micro_batch_size=micro,
+            batch_size=fields.get("batch_size", 16),
+            micro_batch_size=fields.get("micro_batch_size"),
             tuning=fields.get("tuning", "lora"),
             lora=LoraSpec.model_validate(fields.get("lora", {})),
         )
@@ -194,7 +194,7 @@ def _descent(
         for number in range(NUM_STEPS // 3)
     ]
     steps[0] = [*spread(pool, 1), *steps[0][1:]]  # the longest, for the peak of memory
-    return measure_descent(level, steps), sum(value.numel() for value in level.parameters)
+    return measure_descent(level, steps), sum(value.numel() for value in level.parameters.values())
 
 
 def _draw(rows: Sequence[Encoded], num: int, number: int) -> list[Encoded]:
@@ -357,7 +357,7 @@ def _evaluation(inputs: Inputs, *, is_base: bool) -> Cell:
             is_known = False
             continue
         if items.rows:
-            speed = measure_forward(lm, items.rows, decoding.batch_size)
+            speed = measure_forward(lm, items.rows, MicroBatches(None, decoding.batch_size))
             tokens = _num_tokens(items.rows)
             seconds += tokens * speed.seconds
             work += Work(forward=tokens)

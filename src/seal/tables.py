@@ -15,13 +15,13 @@ import torch
 from seal.artifacts.loss_table import LossTable
 from seal.artifacts.row_table import Row, RowTable, build_table
 from seal.artifacts.settings import Settings
-from seal.data.batches import Batch, collate, length_batches
+from seal.data.batches import Batch, collate
 from seal.data.tokenize import Encoded
 from seal.losses import losses_and_entropy, response_logits, token_nll
+from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel
+from seal.processes import processes
 from seal.progress import Progress, silent
-
-BATCH_SIZE = 16  # rows per forward pass; memory only
 
 
 class Reading(Settings):
@@ -121,17 +121,42 @@ class Tables:
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         folder = None if self.root is None or lm.identity is None else self.root / name
 
+        micro_batches = micro_batches_of(lm)
+
         def fill(places: Sequence[int]) -> Iterator[tuple[int, Row]]:
             shard = [ordered[place] for place in places]
-            for batch in length_batches(shard, BATCH_SIZE):
+            mine: list[tuple[int, Row]] = []
+            for batch in processes().share_of(micro_batches.of(shard)):
                 chosen = [shard[place] for place in batch]
-                with torch.inference_mode():
-                    read = reading.read(lm, collate(chosen, lm.pad_id).to(lm.device))
+                read = _read(reading, lm, chosen, micro_batches)
                 _check_finite(reading.noun, chosen, read)
-                yield from ((places[place], row) for place, row in zip(batch, read, strict=True))
+                mine += ((places[place], row) for place, row in zip(batch, read, strict=True))
                 self.progress(what, places[batch[-1]] + 1, len(ordered))
+            for rows_of_one in processes().gather(mine):
+                yield from rows_of_one
 
         return build_table(folder, identity, [row.id for row in ordered], fill)
+
+
+def micro_batches_of(lm: LanguageModel) -> MicroBatches:
+    """The passes in which rows are read."""
+    return MicroBatches(default_tokens(lm.device))
+
+
+def _read(
+    reading: Reading, lm: LanguageModel, rows: Sequence[Encoded], micro_batches: MicroBatches
+) -> list[Row]:
+    """One pass over the rows; where memory runs out, several, and smaller ones from then on."""
+
+    def passes() -> list[Row]:
+        read: dict[int, Row] = {}
+        for places in micro_batches.of(rows):
+            batch = collate([rows[place] for place in places], lm.pad_id).to(lm.device)
+            with torch.inference_mode():
+                read.update(zip(places, reading.read(lm, batch), strict=True))
+        return [read[place] for place in range(len(rows))]
+
+    return micro_batches.fitted(rows, passes)
 
 
 def rows_hash(rows: Sequence[Encoded]) -> str:

@@ -4,9 +4,12 @@ import torch
 
 from rankers.conftest import make_pool, make_safe
 from reference.published_seal import published_logits, row_loss
+from seal import interrupts
 from seal.artifacts.ranking import make_ranking
+from seal.checkpoint import Checkpoints, CheckpointSettings
 from seal.data.batches import epoch_order
 from seal.models import LoraSpec, ModelSpec, load_model
+from seal.rankers import levels as levels_module
 from seal.rankers.levels import make_levels
 from seal.rankers.ranker import RankingTask, Sizes
 from seal.rankers.seal import Seal, averaged
@@ -196,7 +199,7 @@ def test_a_loss_that_is_not_finite_names_the_samples(tiny_model_dir):
     with torch.no_grad():
         lm.model.get_input_embeddings().weight[65] = float("nan")  # the prompt of planted-05
     with pytest.raises(ValueError, match=r"loss of \d+ samples is not finite: .*Lower"):
-        Seal(epochs=1, **LEARN).rank(RankingTask(lm, make_pool(), make_safe()))
+        Seal(epochs=2, **LEARN).rank(RankingTask(lm, make_pool(), make_safe()))
 
 
 def test_base_weights_are_frozen_and_both_levels_start_equal(lm):
@@ -205,15 +208,17 @@ def test_base_weights_are_frozen_and_both_levels_start_equal(lm):
         lm, num_levels=2, tuning="lora", lora=LoraSpec(), learning_rate=1e-2, betas=(0.9, 0.95),
         max_grad_norm=1.0, micro_batch_size=4, seed=0,
     )  # fmt: skip
-    assert [p.shape for p in theta.parameters] == [p.shape for p in theta_hat.parameters]
-    for one, other in zip(theta.parameters, theta_hat.parameters, strict=True):
+    assert [p.shape for p in theta.parameters.values()] == [
+        p.shape for p in theta_hat.parameters.values()
+    ]
+    for one, other in zip(theta.parameters.values(), theta_hat.parameters.values(), strict=True):
         assert one is not other
         torch.testing.assert_close(one, other, atol=0, rtol=0)
     rows = make_pool(4)
     shares = torch.full((4,), 0.25)
-    kept = [p.clone() for p in theta_hat.parameters]
+    kept = [p.clone() for p in theta_hat.parameters.values()]
     first = theta.descend(rows, shares).losses
-    for was, now in zip(kept, theta_hat.parameters, strict=True):
+    for was, now in zip(kept, theta_hat.parameters.values(), strict=True):
         assert torch.equal(was, now), "a step on theta moved theta_hat"
     torch.testing.assert_close(theta_hat.descend(rows, shares).losses, first)
     assert (theta.descend(rows, shares).losses < first).any()
@@ -319,3 +324,199 @@ def test_the_aligned_model_is_as_it_was_when_adapters_are_taken_off(tiny_model_d
     after = dict(lm.model.named_parameters())
     assert list(after) == list(before)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+# ---- gone on with, left out, and made smaller
+
+
+class StopError(Exception):
+    """Stands for whatever ends a process."""
+
+
+RESUMED = {
+    "memory_efficient": {"gamma_start": 0.1},
+    "penalty": {"algorithm": "penalty"},
+    "published": {"update": "adam", "weights": "sigmoid"},
+    "full": {"tuning": "full", "algorithm": "penalty"},
+    "two seeds": {"num_seeds": 2},
+}
+
+
+@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED.keys())
+def test_a_run_that_is_interrupted_anywhere_ends_with_the_same_bits(
+    tiny_model_dir, tmp_path, settings
+):
+    ranker = Seal(epochs=2, **{**LEARN, **settings})  # 8 steps, or twice as many
+
+    def rank(root, stop_after=10**9):
+        log, num_seen = [], 0
+
+        def progress(*_):
+            nonlocal num_seen
+            num_seen += 1
+            if num_seen > stop_after:
+                raise StopError
+
+        task = RankingTask(
+            fresh(tiny_model_dir), make_pool(), make_safe(5), progress=progress, log=log.append,
+            checkpoints=Checkpoints(root, {}, CheckpointSettings(seconds=0)),
+        )  # fmt: skip
+        return ranker.rank(task), log
+
+    expected, expected_log = rank(tmp_path / "whole")
+    for place, stops in enumerate([(1,), (4, 2), (7,), (1, 1, 1)]):
+        for stop in stops:
+            with pytest.raises(StopError):
+                rank(tmp_path / str(place), stop)
+        ranking, log = rank(tmp_path / str(place))
+        assert ranking.scores.tobytes() == expected.scores.tobytes()
+        assert ranking.columns.keys() == expected.columns.keys()
+        for name, column in expected.columns.items():
+            assert ranking.columns[name].tobytes() == column.tobytes(), name
+        assert log == expected_log
+
+
+def test_asked_to_stop_it_ends_its_step_and_saves(tiny_model_dir, tmp_path):
+    checkpoints = Checkpoints(tmp_path, {}, CheckpointSettings(seconds=1e9))
+    steps = []
+
+    def log(record):
+        steps.append(record["step"])
+        if record["step"] == 2:
+            interrupts.ask()
+
+    task = RankingTask(
+        fresh(tiny_model_dir), make_pool(), make_safe(), log=log, checkpoints=checkpoints
+    )
+    with pytest.raises(KeyboardInterrupt):
+        Seal(epochs=2, **LEARN).rank(task)
+    assert steps == [0, 1, 2]
+    assert checkpoints.latest().step == 3
+
+
+def with_losses(monkeypatch, change):
+    """Change the losses that levels see: `change(ids, losses, call)`, calls counted from 1."""
+    calls = 0
+
+    def counted(losses, batch):
+        nonlocal calls
+        calls += 1
+        return change(batch.ids, losses, calls)
+
+    real = levels_module.token_nll
+
+    def token_nll(model, batch):
+        found = real(model, batch)
+        values = counted(found.nll, batch)
+        return found._replace(nll=values)
+
+    monkeypatch.setattr(levels_module, "token_nll", token_nll)
+
+
+def test_a_step_with_a_loss_that_is_not_finite_is_left_out(tiny_model_dir, monkeypatch):
+    order = epoch_order(16, seed=0, stream="pool", epoch=0)
+    pool = sorted(make_pool(), key=lambda row: row.id)
+    bad = pool[order[5]].id  # in the second step of four
+
+    def broken_once(ids, losses, call):
+        return losses * float("nan") if bad in ids and call > 1 and not seen.add(call) else losses
+
+    seen = set()
+    with_losses(monkeypatch, broken_once)
+    log = []
+    ranker = Seal(epochs=1, batch_size=4, learning_rate=1e-3, gamma_start=0.2)
+    lm = fresh(tiny_model_dir)
+    ranking = ranker.rank(RankingTask(lm, make_pool(), make_safe(), log=log.append))
+    (skipped,) = (record for record in log if "skipped" in record)
+    assert skipped["step"] == 1
+    assert "is not finite" in skipped["skipped"]
+    assert "grad_norm" not in skipped
+    visited = dict(zip(ranking.ids, ranking.columns["num_visits"], strict=True))
+    assert {key for key, num in visited.items() if num == 0} == {pool[i].id for i in order[4:8]}
+    assert np.isfinite(ranking.scores).all()
+
+
+def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was(lm, monkeypatch):
+    (theta,) = make_levels(
+        lm, num_levels=1, tuning="lora", lora=LoraSpec(), learning_rate=1e-2, betas=(0.9, 0.95),
+        max_grad_norm=1.0, micro_batch_size=4, seed=0,
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in theta.state().items()}
+    real = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: real(*args) * float("inf"))
+    with pytest.raises(ValueError, match=r"the gradient is inf on a step .* Lower"):
+        theta.descend(make_pool(4), torch.full((4,), 0.25))
+    assert theta.state().keys() == before.keys()
+    for name, value in theta.state().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(("most", "num_logged"), [(2, 2), (0, 0)])
+def test_it_gives_up_after_too_many_left_out(tiny_model_dir, monkeypatch, most, num_logged):
+    with_losses(monkeypatch, lambda _, losses, call: losses * float("nan") if call > 1 else losses)
+    log = []
+    ranker = Seal(epochs=1, max_skipped_steps=most, **LEARN)
+    task = RankingTask(fresh(tiny_model_dir), make_pool(), make_safe(16), log=log.append)
+    with pytest.raises(ValueError, match=rf"max_skipped_steps={most} such steps were left out"):
+        ranker.rank(task)
+    assert len(log) == num_logged
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+])  # fmt: skip
+def test_memory_that_runs_out_halves_the_passes_and_changes_no_result(
+    tiny_model_dir, monkeypatch, caplog, error
+):
+    def rank():
+        ranker = Seal(epochs=2, batch_size=8, learning_rate=1e-2, gamma_start=0.2)
+        return ranker.rank(RankingTask(fresh(tiny_model_dir), make_pool(), make_safe()))
+
+    expected = rank().scores
+    sizes = []
+
+    def small(ids, losses, _):
+        sizes.append(len(ids))
+        if len(ids) > 3:
+            raise error
+        return losses
+
+    with_losses(monkeypatch, small)
+    np.testing.assert_allclose(rank().scores, expected, atol=1e-6)
+    assert sizes[:4] == [16, 8, 4, 2]
+    assert max(sizes[3:]) == 2
+    assert "memory ran out with 16 samples at a time; going on with 8" in caplog.text
+
+
+def test_a_rehearsal_finds_what_does_not_fit_and_moves_nothing(lm, monkeypatch):
+    (theta,) = make_levels(
+        lm, num_levels=1, tuning="lora", lora=LoraSpec(), learning_rate=1e-2, betas=(0.9, 0.95),
+        max_grad_norm=1.0, micro_batch_size=None, seed=0,
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in theta.state().items()}
+    sizes = []
+
+    def small(ids, losses, _):
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return losses
+
+    with_losses(monkeypatch, small)
+    theta.rehearse(make_pool(8))
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert theta.micro_batches.max_rows == 2
+    for name, value in theta.state().items():
+        assert torch.equal(value, before[name])
+    assert all(weight.grad is None for weight in theta.parameters.values())
+
+
+def test_memory_that_runs_out_for_one_sample_names_it(tiny_model_dir, monkeypatch):
+    def never(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with_losses(monkeypatch, never)
+    task = RankingTask(fresh(tiny_model_dir), make_pool(), make_safe())
+    with pytest.raises(ValueError, match=r"single sample at a time; the longest, \S+, has \d+ tok"):
+        Seal(epochs=1, **LEARN).rank(task)

@@ -14,6 +14,7 @@ from seal.cli import main
 from seal.config.experiment import Experiment, load_experiment
 from seal.data.sample import Message, Sample
 from seal.inputs import Inputs
+from seal.microbatches import MicroBatches
 from seal.models import ModelSpec, load_model
 from seal.progress import silent
 from seal.rankers.loss import Loss
@@ -151,7 +152,7 @@ def test_the_speed_of_passes_is_a_median_over_the_tokens(monkeypatch, lm):
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(estimate, "LIMIT_SECONDS", 1000.0)
     rows = make_pool(16)  # 4 batches of 4 rows with 8 tokens
-    found = estimate.measure_forward(lm, rows, 4)
+    found = estimate.measure_forward(lm, rows, MicroBatches(None, 4))
     assert found.seconds == 1 / 32
 
 

@@ -26,6 +26,7 @@ from seal.artifacts.provenance import (
     made_files,
     save_provenance,
 )
+from seal.processes import processes
 
 # One row -> its arrays by column name, each one-dimensional.
 Row = Mapping[str, np.ndarray]
@@ -87,14 +88,8 @@ def build_table(
     if folder is None:
         return _joined([_record(ids, shard, fill) for shard in shards])
     plain = json.loads(json.dumps(identity, allow_nan=False))
-    if not folder.exists():
-        partial = _partial(folder, {**plain, "rows_per_shard": rows_per_shard})
-        for number, shard in enumerate(shards):
-            path = partial / f"shard-{number:05d}.arrow"
-            if not path.exists():
-                _write(_record(ids, shard, fill), path)
-        save_provenance(Provenance(plain, environment(), made_files(partial)), partial)
-        partial.replace(folder)
+    if processes().first_says(not folder.exists()):
+        _build(folder, plain, ids, shards, fill, rows_per_shard)
     if load_provenance(folder).identity != plain:
         raise ValueError(f"{folder} holds another table than asked for. Delete it.")
     records = [_read(path) for path in sorted(folder.glob("shard-*.arrow"))]
@@ -107,9 +102,34 @@ def build_table(
     return _joined(records)
 
 
-def _partial(folder: Path, identity: dict[str, Any]) -> Path:
-    """The folder of an unfinished table; one of another identity is cleared away."""
+def _build(
+    folder: Path,
+    identity: dict[str, Any],
+    ids: Sequence[str],
+    shards: Sequence[range],
+    fill: Fill,
+    rows_per_shard: int,
+) -> None:
+    """Make the table's folder; all processes compute, and the first writes."""
+    everyone = processes()
     partial = folder.with_name(f".{folder.name}.partial")
+    if everyone.is_first:
+        _begin(partial, {**identity, "rows_per_shard": rows_per_shard})
+    for number, shard in enumerate(shards):
+        path = partial / f"shard-{number:05d}.arrow"
+        if everyone.first_says(path.exists()):
+            continue
+        record = _record(ids, shard, fill)
+        if everyone.is_first:
+            _write(record, path)
+    if everyone.is_first:
+        save_provenance(Provenance(identity, environment(), made_files(partial)), partial)
+        partial.replace(folder)
+    everyone.wait()
+
+
+def _begin(partial: Path, identity: dict[str, Any]) -> None:
+    """Make the folder of an unfinished table; one of another identity is cleared away."""
     note = partial / "identity.json"
     if partial.exists() and (not note.exists() or json.loads(note.read_text()) != identity):
         shutil.rmtree(partial)
@@ -117,7 +137,6 @@ def _partial(folder: Path, identity: dict[str, Any]) -> Path:
         make_parent(partial)
         partial.mkdir()
         write_json(note, identity)
-    return partial
 
 
 def _record(ids: Sequence[str], shard: range, fill: Fill) -> pa.RecordBatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,7 @@ from seal.artifacts.provenance import (
     made_files,
     save_provenance,
 )
+from seal.processes import processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ class RunDir:
     def tables(self) -> Path:
         """Holds the loss tables and what else a forward pass said, by content."""
         return self.root / "tables"
+
+    def checkpoints_of(self, folder: Path) -> Path:
+        """Holds the state of an artifact while it is made."""
+        return self.root / "checkpoints" / folder.relative_to(self.root)
 
     @property
     def select(self) -> Path:
@@ -187,29 +193,44 @@ def build_or_reuse(
             is not as it was made, or another process is making it at this moment.
     """
     plain = _as_on_disk(identity)
-    if folder.exists():
-        lines = differences(load_provenance(folder).identity, plain)
-        if not lines:
-            check_files(folder)
-            return False
-        shown = "\n  ".join(lines[:8]) + (f"\n  and {len(lines) - 8} more" if lines[8:] else "")
-        raise ValueError(
-            f"{folder} was made from something else:\n  {shown}\n"
-            f"Delete {folder} to make it again, or give another run_dir."
-        )
+    is_there = _is_reusable(folder, plain)
+    everyone = processes()
+    everyone.wait()  # all have looked before one begins
+    if is_there:
+        return False
     start, worked = time.monotonic(), time.process_time()
     with ExitStack() as stack:
-        temporary = _claim(folder, stack)
+        if everyone.is_first:
+            temporary = _claim(folder, stack)
+        else:  # what the others write is nobody's
+            temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         besides = build(temporary) or {}
         noted = {
             **environment(),
             "seconds": round(max(0.0, time.monotonic() - start), 3),
             "cpu_seconds": round(max(0.0, time.process_time() - worked), 3),  # of all its threads
             "peak_memory_bytes": peak_memory_bytes(),  # of the process, up to now
+            **({"num_processes": everyone.size} if everyone.size > 1 else {}),
             **besides,
         }
         save_provenance(Provenance(plain, noted, made_files(temporary)), temporary)
+    everyone.wait()
     return True
+
+
+def _is_reusable(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether the very same artifact is there; see `build_or_reuse` for what it raises."""
+    if not folder.exists():
+        return False
+    lines = differences(load_provenance(folder).identity, identity)
+    if not lines:
+        check_files(folder)
+        return True
+    shown = "\n  ".join(lines[:8]) + (f"\n  and {len(lines) - 8} more" if lines[8:] else "")
+    raise ValueError(
+        f"{folder} was made from something else:\n  {shown}\n"
+        f"Delete {folder} to make it again, or give another run_dir."
+    )
 
 
 def _claim(folder: Path, stack: ExitStack) -> Path:

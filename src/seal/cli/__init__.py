@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from seal import interrupts
 from seal.budget import BudgetSpent
 from seal.cli import stages, tools
 from seal.cli.app import BAD_INPUT, BUG, DONE, INTERRUPTED, app, complain, say
@@ -100,7 +101,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (s
     for other in _SIGNALS:
         if signal.getsignal(other) is _interrupt:
             signal.signal(other, signal.SIG_DFL)
-    raise KeyboardInterrupt
+    interrupts.ask()
 
 
 def _interrupted() -> int:

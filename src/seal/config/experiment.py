@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from seal.artifacts.settings import Settings
+from seal.checkpoint import CheckpointSettings
 from seal.config.arms import (
     DEFAULT_ARMS,
     ArmSettings,
@@ -92,6 +93,7 @@ class Experiment(Settings):
         track: Trackers that are shown each entry of metrics.jsonl: tensorboard, trackio, wandb (the
             extra `track`). What they do changes no result.
         budget: How long one call may take.
+        checkpoint: How often a ranking or a training under way saves its state.
         bench: Which rankers `seal bench` compares on this pool; no other stage reads it.
     """
 
@@ -114,6 +116,7 @@ class Experiment(Settings):
     report: ReportSettings = ReportSettings()
     track: TrackerNames = ()
     budget: BudgetSettings = BudgetSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
     bench: BenchSettings = BenchSettings()
 
     @field_validator(

@@ -73,7 +73,9 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
     )
 
 
-def length_batches(rows: Sequence[Encoded], max_rows: int) -> list[list[int]]:
+def length_batches(
+    rows: Sequence[Encoded], max_rows: int, max_tokens: int | None = None
+) -> list[list[int]]:
     """Places of the rows in batches of similar length, the longest first.
 
     The longest batch comes first so that a run that does not fit in memory fails at once. Which
@@ -82,6 +84,8 @@ def length_batches(rows: Sequence[Encoded], max_rows: int) -> list[list[int]]:
     Args:
         rows: May be empty.
         max_rows: Rows per batch; the last batch may hold fewer.
+        max_tokens: Tokens per batch, padding included; None sets no limit. A row that is longer
+            has a batch of its own.
 
     Raises:
         ValueError: If `max_rows` is below 1.
@@ -89,7 +93,19 @@ def length_batches(rows: Sequence[Encoded], max_rows: int) -> list[list[int]]:
     if max_rows < 1:
         raise ValueError(f"a batch must hold at least 1 row; max_rows is {max_rows}. Raise it.")
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].input_ids), rows[i].id))
-    return [order[start : start + max_rows] for start in range(0, len(order), max_rows)]
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        longest = len(rows[order[start]].input_ids)
+        most = max_rows if max_tokens is None else min(max_rows, max(1, max_tokens // longest))
+        batches.append(order[start : start + most])
+        start += most
+    return batches
+
+
+def longest_rows(rows: Sequence[Encoded], num: int) -> list[Encoded]:
+    """The rows with the most tokens, at most `num` of them."""
+    return sorted(rows, key=lambda row: (-len(row.input_ids), row.id))[:num]
 
 
 def epoch_order(num: int, *, seed: int, stream: str, epoch: int) -> Int[np.ndarray, " num"]:

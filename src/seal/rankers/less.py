@@ -200,7 +200,7 @@ class Checkpoint:
 
     def moments(self) -> Moments:
         """Adam's moments, in the order of the parameters (and of their gradients)."""
-        states = [self.level.optimizer.state[p] for p in self.level.parameters]
+        states = [self.level.optimizer.state[p] for p in self.level.parameters.values()]
         first, second = (
             torch.cat([state[name].flatten().float() for state in states])
             for name in ("exp_avg", "exp_avg_sq")

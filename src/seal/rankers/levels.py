@@ -7,7 +7,8 @@ model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,12 +17,16 @@ from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
 
-from seal.data.batches import collate, length_batches
+from seal.data.batches import collate
 from seal.data.tokenize import Encoded
 from seal.losses import sample_nll, token_nll
+from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel, LoraSpec, add_lora
+from seal.processes import processes
 
 Tuning = Literal["lora", "full"]
+
+NOT_FINITE = "Lower rank.learning_rate, or use model.dtype=float32 if these samples are in order."
 
 
 class StepResult(NamedTuple):
@@ -30,68 +35,121 @@ class StepResult(NamedTuple):
     Attributes:
         losses: l(theta; z) of each row before the step, nats per token, on the CPU in fp32.
         grad_norm: Norm of the gradient before clipping.
+        problem: What is not finite and of which samples; "" if all is well.
+        bad: The samples whose loss is not finite.
     """
 
     losses: Float[Tensor, " R"]
     grad_norm: float
+    problem: str
+    bad: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Level:
     """One parameter vector with its optimiser.
 
+    In a launch of several processes all have the same parameters: the rows of a step are dealt out
+    among them, and losses and gradients added up.
+
     Attributes:
         lm: The model whose parameters these are.
         activate: Makes the model compute, and differentiate, with these parameters.
-        parameters: The trained ones.
-        optimizer: Over `parameters`.
-        micro_batch_size: Rows per forward pass; changes memory, not results.
+        parameters: The trained ones, by name; of equal names in a run that is gone on with.
+        optimizer: Over `parameters`, in their order.
+        micro_batches: The passes of a step; they change memory, not results.
         max_grad_norm: The gradient is scaled down to this norm.
     """
 
     lm: LanguageModel
     activate: Callable[[], None]
-    parameters: tuple[nn.Parameter, ...]
+    parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
-    micro_batch_size: int
+    micro_batches: MicroBatches
     max_grad_norm: float
 
     def descend(self, rows: Sequence[Encoded], shares: Float[Tensor, " R"]) -> StepResult:
         """One optimiser step on sum_r shares_r l(theta; z_r).
 
-        Rows with share 0 are only scored: no backward pass is spent on them.
-
         Raises:
             ValueError: If a loss or the gradient is not finite, naming the samples.
         """
+        result = self.differentiate(rows, shares)
+        if result.problem:
+            raise ValueError(f"{result.problem}. {NOT_FINITE}")
+        self.optimizer.step()
+        return result
+
+    def differentiate(self, rows: Sequence[Encoded], shares: Float[Tensor, " R"]) -> StepResult:
+        """The clipped gradient of sum_r shares_r l(theta; z_r), which `optimizer` finds.
+
+        Rows with share 0 are only scored: no backward pass is spent on them.
+        """
         self.activate()
+        losses = self.micro_batches.fitted(rows, lambda: self._accumulate(rows, shares))
+        trained = list(self.parameters.values())
+        processes().add([weight.grad for weight in trained if weight.grad is not None])
+        processes().add([losses])
+        norm = float(nn.utils.clip_grad_norm_(trained, self.max_grad_norm))
+        losses = losses.cpu()
+        bad = [row.id for row, loss in zip(rows, losses, strict=True) if not loss.isfinite()]
+        return StepResult(losses, norm, _problem(rows, bad, norm), tuple(bad))
+
+    def rehearse(self, rows: Sequence[Encoded]) -> None:
+        """Make a step's first pass, and forget it: what does not fit in memory is found now."""
+        rows = [rows[i] for i in self.micro_batches.of(rows)[0]]
+        self.differentiate(rows, torch.full((len(rows),), 1 / len(rows)))
         self.optimizer.zero_grad()
-        losses = torch.zeros(len(rows))
-        for places in self._micro_batches(rows, shares):
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and the optimiser's state, by name: what a run is gone on with."""
+        state: dict[str, Tensor] = {
+            f"parameter.{name}": weight for name, weight in self.parameters.items()
+        }
+        for name, weight in self.parameters.items():
+            for key, value in self.optimizer.state[weight].items():
+                state[f"{key}.{name}"] = torch.as_tensor(value)
+        return state
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for name, weight in self.parameters.items():
+            weight.copy_(state[f"parameter.{name}"])
+            kept = self.optimizer.state[weight]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = state.get(f"{key}.{name}")
+                if value is not None:  # before the first step there is none
+                    # Adam keeps the count of steps on the CPU.
+                    kept[key] = value.clone() if key == "step" else value.to(weight.device)
+
+    def _accumulate(self, rows: Sequence[Encoded], shares: Float[Tensor, " R"]) -> Tensor:
+        """Losses of this process's rows, 0 for the others; their gradient is left in place."""
+        for weight in self.parameters.values():
+            weight.grad = torch.zeros_like(weight)
+        losses = torch.zeros(len(rows), device=self.lm.device)
+        for places in self._passes(rows, shares):
             batch = collate([rows[i] for i in places], self.lm.pad_id).to(self.lm.device)
             share = shares[places].to(self.lm.device)
-            with torch.set_grad_enabled(bool(share.any())):
+            needs_gradient = bool(shares[places].any())
+            with torch.set_grad_enabled(needs_gradient):
                 batch_losses = sample_nll(token_nll(self.lm.model, batch))
-            if share.any():
+            if needs_gradient:
                 (share * batch_losses).sum().backward()
-            losses[places] = batch_losses.detach().cpu()
-        _check_finite(rows, losses)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        _check_gradient(rows, float(norm))
-        self.optimizer.step()
-        return StepResult(losses, float(norm))
+            losses[places] = batch_losses.detach().float()
+        return losses
 
-    def _micro_batches(
-        self, rows: Sequence[Encoded], shares: Float[Tensor, " R"]
-    ) -> list[list[int]]:
+    def _passes(self, rows: Sequence[Encoded], shares: Float[Tensor, " R"]) -> list[list[int]]:
         """Places of rows of similar length, those that need a gradient apart from the others."""
-        batches = []
+        passes = []
         for needs_gradient in (True, False):
             places = [i for i in range(len(rows)) if bool(shares[i] != 0) == needs_gradient]
-            chosen = [rows[i] for i in places]
-            for batch in length_batches(chosen, self.micro_batch_size):
-                batches.append([places[i] for i in batch])
-        return batches
+            # Dealt out in the order of their lengths, so that all processes have as much to do.
+            places.sort(key=lambda i: (-len(rows[i].input_ids), rows[i].id))
+            mine = processes().share_of(places)
+            chosen = [rows[i] for i in mine]
+            passes += [[mine[i] for i in batch] for batch in self.micro_batches.of(chosen)]
+        return passes
 
 
 def make_levels(
@@ -103,7 +161,7 @@ def make_levels(
     learning_rate: float,
     betas: tuple[float, float],
     max_grad_norm: float,
-    micro_batch_size: int,
+    micro_batch_size: int | None,
     seed: int,
 ) -> list[Level]:
     """Equal parameter vectors that start at the aligned model: theta, then theta_hat.
@@ -117,7 +175,7 @@ def make_levels(
         learning_rate: Of Adam.
         betas: Of Adam.
         max_grad_norm: For clipping.
-        micro_batch_size: Rows per forward pass.
+        micro_batch_size: Most rows per pass; None leaves it to their tokens.
         seed: Initial values of the adapters.
 
     Raises:
@@ -129,11 +187,11 @@ def make_levels(
     levels = []
     for model, activate in models:
         activate()
-        parameters = tuple(p for p in model.model.parameters() if p.requires_grad)
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=betas)
-        levels.append(
-            Level(model, activate, parameters, optimizer, micro_batch_size, max_grad_norm)
-        )
+        named = model.model.named_parameters()
+        parameters = {name: weight for name, weight in named if weight.requires_grad}
+        optimizer = torch.optim.Adam(parameters.values(), lr=learning_rate, betas=betas)
+        micro_batches = MicroBatches(default_tokens(model.device), micro_batch_size)
+        levels.append(Level(model, activate, parameters, optimizer, micro_batches, max_grad_norm))
     return levels
 
 
@@ -174,18 +232,10 @@ def _copies(lm: LanguageModel, num_levels: int) -> list[tuple[LanguageModel, Cal
     ]
 
 
-def _check_finite(rows: Sequence[Encoded], losses: Float[Tensor, " R"]) -> None:
-    bad = [row.id for row, loss in zip(rows, losses, strict=True) if not bool(loss.isfinite())]
+def _problem(rows: Sequence[Encoded], bad: Sequence[str], norm: float) -> str:
     if bad:
-        raise ValueError(
-            f"the loss of {len(bad)} samples is not finite: {', '.join(bad[:5])}. Lower "
-            "rank.learning_rate, or use model.dtype=float32 if these samples are in order."
-        )
-
-
-def _check_gradient(rows: Sequence[Encoded], norm: float) -> None:
-    if not torch.isfinite(torch.tensor(norm)):
-        raise ValueError(
-            f"the gradient is {norm} on a step over the samples "
-            f"{', '.join(row.id for row in rows[:5])}, ... Lower rank.learning_rate."
-        )
+        return f"the loss of {len(bad)} samples is not finite: {', '.join(bad[:5])}"
+    if not math.isfinite(norm):
+        names = ", ".join(row.id for row in rows[:5])
+        return f"the gradient is {norm} on a step over the samples {names}, ..."
+    return ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.settings import Settings
+from seal.checkpoint import Checkpoints
 from seal.data.sample import Sample
 from seal.data.tokenize import Encoded, Tokenization
 from seal.models import LanguageModel
@@ -35,6 +36,7 @@ class RankingTask:
         tables: Passes over rows, each made once per run; `tables.losses(lm, rows)`.
         progress: Told how far the work is.
         log: Given one flat record per step; lands in metrics.jsonl.
+        checkpoints: Where a long ranking keeps its state; None keeps none.
     """
 
     lm: LanguageModel
@@ -46,6 +48,7 @@ class RankingTask:
     tables: Tables = field(default_factory=Tables)
     progress: Progress = silent
     log: Callable[[dict[str, Any]], None] = forget
+    checkpoints: Checkpoints | None = None
 
 
 @dataclass(frozen=True, slots=True)

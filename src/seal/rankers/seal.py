@@ -20,18 +20,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from seal import interrupts
 from seal.artifacts.ranking import Ranking, make_ranking
-from seal.data.batches import epoch_order
+from seal.data.batches import epoch_order, longest_rows
 from seal.data.tokenize import Encoded
 from seal.models import LoraSpec
 from seal.progress import renamed
+from seal.rankers.bilevel import Batch, Bilevel, Visits
 from seal.rankers.levels import Level, Tuning, make_levels, take_off_adapters
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
 from seal.rankers.selector import (
@@ -66,7 +69,8 @@ class Seal(Ranker):
         lora: The adapters.
         epochs: Passes over the pool; the safe set cycles.
         batch_size: Pool samples, and as many safe samples, per step.
-        micro_batch_size: Samples per forward pass; memory only, the results stay.
+        micro_batch_size: Most samples per pass; None: what the device takes well. Memory only, the
+            results stay.
         learning_rate: beta, of Adam on theta and theta_hat.
         betas: Of that Adam.
         max_grad_norm: Gradient clipping of theta and theta_hat.
@@ -79,6 +83,8 @@ class Seal(Ranker):
         gamma_per: "epoch": raised after each epoch, so that the first has gamma_start (the paper).
             "step": raised by the same amount per epoch, a little at each step.
         seed: Of the order of samples and the adapters' initial values.
+        max_skipped_steps: Steps with a loss or gradient that is not finite, which are left out of
+            everything and named in metrics.jsonl, before the run is given up.
         num_seeds: Whole runs that are averaged, with the seeds `seed`, `seed` + 1, ...
     """
 
@@ -88,7 +94,7 @@ class Seal(Ranker):
     lora: LoraSpec = LoraSpec()
     epochs: int = Field(default=3, ge=1)
     batch_size: int = Field(default=64, ge=1)
-    micro_batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -99,6 +105,7 @@ class Seal(Ranker):
     gamma_step: float = Field(default=0.03, ge=0, le=1)
     gamma_per: Literal["epoch", "step"] = "epoch"
     seed: int = 0
+    max_skipped_steps: int = Field(default=10, ge=0)
     num_seeds: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -137,6 +144,7 @@ class Seal(Ranker):
                 lm=replace(task.lm, model=model),
                 progress=renamed(task.progress, f"seed {seed}"),
                 log=lambda record, seed=seed: task.log({"seed": seed, **record}),
+                checkpoints=task.checkpoints and task.checkpoints.part(f"seed-{seed}"),
             )
             one = self.model_copy(update={"seed": seed, "num_seeds": 1})
             rankings[seed] = one.rank(own)
@@ -146,49 +154,71 @@ class Seal(Ranker):
         # By id, so that the order of the file has no say in the order of the visits.
         pool = sorted(task.pool, key=lambda row: row.id)
         safe = sorted(task.safe, key=lambda row: row.id)
-        theta, *auxiliary = self._levels(task)
-        selector = self._selector(len(pool))
-        visits = Visits(len(pool))
-        steps_per_epoch = -(-len(pool) // self.batch_size)
-        for step, batch in enumerate(self._batches(len(pool), len(safe))):
-            gamma = self.gamma(step, steps_per_epoch)
-            pool_rows = [pool[i] for i in batch.pool]
-            safe_rows = [safe[i] for i in batch.safe]
-            places = torch.from_numpy(batch.pool)
-            weights = selector.weights()[places]
-
-            # theta: the gradient of (1 - gamma) mean l_safe + gamma mean sigma_j l_j
-            result = theta.descend(
-                safe_rows + pool_rows,
-                torch.cat(
-                    [
-                        torch.full((len(safe_rows),), (1 - gamma) / len(safe_rows)),
-                        gamma * weights / len(pool_rows),
-                    ]
-                ),
-            )
-            safe_losses, losses = result.losses.split([len(safe_rows), len(pool_rows)])
-            gap = losses
-            for theta_hat in auxiliary:  # Algorithm 1: the lower level's own minimiser
-                gap = losses - theta_hat.descend(pool_rows, weights / len(pool_rows)).losses
-            selector.update(places, gap)  # omega: sigma_i (g_i - sum_k sigma_k g_k)
-
-            visits.record(batch.pool, losses.numpy())
-            task.progress("ranking with SEAL", visits.total, len(pool) * self.epochs)
-            task.log(
-                {
-                    "step": step,
-                    "gamma": gamma,
-                    "safe_loss": float(safe_losses.mean()),
-                    "pool_loss": float(losses.mean()),
-                    "gap": float(gap.mean()),
-                    "grad_norm": result.grad_norm,
-                    "effective_sample_share": effective_sample_share(selector.weights()),
-                }
-            )
-        ranking = self._ranking(task, pool, [theta, *auxiliary], selector, visits)
-        take_off_adapters(theta)
+        levels = self._levels(task)
+        run = Bilevel(levels, self._selector(len(pool)), Visits(len(pool)))
+        run.resume(task.checkpoints)
+        for record in run.records:
+            task.log(record)
+        if task.lm.device.type != "cpu":  # which swaps before it fails
+            levels[0].rehearse(longest_rows([*pool, *safe], 2 * self.batch_size))
+        num_steps = -(-len(pool) // self.batch_size) * self.epochs
+        with interrupts.polled() if task.checkpoints else nullcontext():
+            for step, batch in enumerate(self._batches(len(pool), len(safe))):
+                if step < run.step:  # done before the run was interrupted
+                    continue
+                self._step(task, run, batch, pool, safe)
+                task.progress(
+                    "ranking with SEAL", run.step * self.batch_size, num_steps * self.batch_size
+                )
+                run.keep(task.checkpoints, is_last=run.step == num_steps)
+        ranking = self._ranking(task, pool, run)
+        take_off_adapters(levels[0])
         return ranking
+
+    def _step(
+        self,
+        task: RankingTask,
+        run: Bilevel,
+        batch: Batch,
+        pool: Sequence[Encoded],
+        safe: Sequence[Encoded],
+    ) -> None:
+        """One step of theta, theta_hat and omega; none of them, if a number is not finite."""
+        gamma = self.gamma(run.step, -(-len(pool) // self.batch_size))
+        pool_rows = [pool[i] for i in batch.pool]
+        safe_rows = [safe[i] for i in batch.safe]
+        places = torch.from_numpy(batch.pool)
+        weights = run.selector.weights()[places]
+        theta, *auxiliary = run.levels
+
+        # theta: the gradient of (1 - gamma) mean l_safe + gamma mean sigma_j l_j
+        upper = torch.full((len(safe_rows),), (1 - gamma) / len(safe_rows))
+        lower = weights / len(pool_rows)
+        result = theta.differentiate(safe_rows + pool_rows, torch.cat([upper, gamma * lower]))
+        safe_losses, losses = result.losses.split([len(safe_rows), len(pool_rows)])
+        # Algorithm 1: the lower level's own minimiser
+        minima = [theta_hat.differentiate(pool_rows, lower) for theta_hat in auxiliary]
+        gap = losses - sum(minimum.losses for minimum in minima)
+
+        record: dict[str, Any] = {"step": run.step, "gamma": gamma}
+        problem = run.skip([result, *minima], self.max_skipped_steps)
+        if problem:
+            record["skipped"] = problem
+        else:
+            for level in run.levels:
+                level.optimizer.step()
+            run.selector.update(places, gap)  # omega: sigma_i (g_i - sum_k sigma_k g_k)
+            run.visits.record(batch.pool, losses.numpy())
+            record |= {
+                "safe_loss": float(safe_losses.mean()),
+                "pool_loss": float(losses.mean()),
+                "gap": float(gap.mean()),
+                "grad_norm": result.grad_norm,
+                "effective_sample_share": effective_sample_share(run.selector.weights()),
+            }
+        run.records.append(record)
+        run.step += 1
+        task.log(record)
 
     def cost(self, sizes: Sizes) -> Cost:
         """Pool and safe batches of equal number for every epoch, and the closing pass.
@@ -238,32 +268,25 @@ class Seal(Ranker):
                 batch = order[start : start + self.batch_size]
                 yield Batch(batch, np.array([next(safe_stream) for _ in batch]))
 
-    def _ranking(
-        self,
-        task: RankingTask,
-        pool: Sequence[Encoded],
-        levels: Sequence[Level],
-        selector: Selector,
-        visits: Visits,
-    ) -> Ranking:
-        theta, *auxiliary = levels
+    def _ranking(self, task: RankingTask, pool: Sequence[Encoded], run: Bilevel) -> Ranking:
+        theta, *auxiliary = run.levels
         last = self._final_losses(task, theta, pool)
         gap = last
         for theta_hat in auxiliary:
             gap = last - self._final_losses(task, theta_hat, pool)
         if self.update == "sgd":  # the closing step: the whole pool is the batch
-            selector.update(torch.arange(len(pool)), torch.from_numpy(gap).float())
-        logits = selector.logits.detach().numpy()
+            run.selector.update(torch.arange(len(pool)), torch.from_numpy(gap).float())
+        logits = run.selector.logits.detach().numpy()
         return make_ranking(
             tuple(row.id for row in pool),
             logits,
             {
                 "logit": logits,
                 "gap": gap,
-                "first_loss": visits.first_loss,
+                "first_loss": run.visits.first_loss,
                 "last_loss": last,
-                "num_visits": visits.num_visits,
-                "last_visit": visits.last_visit,
+                "num_visits": run.visits.num_visits,
+                "last_visit": run.visits.last_visit,
             },
         )
 
@@ -289,31 +312,6 @@ def averaged(rankings: Mapping[int, Ranking]) -> Ranking:
         columns[f"last_visit_{seed}"] = ranking.columns["last_visit"]
     scores = np.mean([_standardised(ranking.scores) for ranking in every], axis=0)
     return make_ranking(every[0].ids, scores, columns)
-
-
-class Batch(NamedTuple):
-    """Places of the samples of one step, in the sorted pool and in the sorted safe set."""
-
-    pool: np.ndarray
-    safe: np.ndarray
-
-
-class Visits:
-    """What was seen of each pool sample, and when."""
-
-    def __init__(self, num_samples: int) -> None:
-        self.total = 0
-        self.num_visits = np.zeros(num_samples, dtype=np.int64)
-        self.last_visit = np.full(num_samples, -1, dtype=np.int64)
-        self.first_loss = np.full(num_samples, np.nan)
-
-    def record(self, places: np.ndarray, losses: np.ndarray) -> None:
-        """Note a batch of visits in their order."""
-        new = self.num_visits[places] == 0
-        self.first_loss[places[new]] = losses[new]
-        self.num_visits[places] += 1
-        self.last_visit[places] = self.total + np.arange(len(places))
-        self.total += len(places)
 
 
 def _cycle(num_samples: int, seed: int) -> Iterator[int]:

@@ -7,6 +7,7 @@ Paper -> here: omega = `logits`, sigma(omega) = `weights()` (scaled to mean 1), 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -57,6 +58,15 @@ class Selector(ABC):
                 (Algorithm 2).
         """
 
+    def state(self) -> dict[str, Tensor]:
+        """The logits, and what else the rule needs to go on, by name."""
+        return {"logits": self.logits.detach()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        with torch.no_grad():
+            self.logits.copy_(state["logits"])
+
 
 class SgdSelector(Selector):
     """Gradient steps on the visited samples only.
@@ -106,3 +116,14 @@ class AdamSelector(Selector):
     def weights(self) -> Float[Tensor, " N"]:
         """The weight of every sample, without a graph."""
         return sample_weights(self.logits.detach(), self.activation)
+
+    def state(self) -> dict[str, Tensor]:
+        """The logits and the moments of Adam."""
+        return {"logits": self.logits.detach(), **self.optimizer.state[self.logits]}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        with torch.no_grad():
+            self.logits.copy_(state["logits"])
+        moments = {name: value.clone() for name, value in state.items() if name != "logits"}
+        self.optimizer.state[self.logits].update(moments)

@@ -180,7 +180,7 @@ def update_cosine(gradient: Factors, state: Factors, direction: Factors) -> Floa
 def _factors(level: Level) -> list[Factors]:
     """A copy of an adapter's matrices, module by module."""
     level.activate()
-    parts = SampleGradients(level.lm, micro_batch_size=level.micro_batch_size).parts
+    parts = SampleGradients(level.lm, micro_batch_size=1).parts
     return [
         Factors(a.layer.weight.detach().clone(), b.layer.weight.detach().clone())
         for a, b in _pairs(parts)

@@ -52,7 +52,8 @@ class Toss(Ranker):
         batch_size: Samples per step.
         learning_rate: Of Adam, constant.
         lora: The adapters.
-        micro_batch_size: Samples per forward pass; memory only, the results stay.
+        micro_batch_size: Most samples per pass; None: what the device takes well. Memory only, the
+            results stay.
         seed: Of the order of samples and the adapters' initial values, the same for both.
     """
 
@@ -65,7 +66,7 @@ class Toss(Ranker):
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-5, gt=0)
     lora: LoraSpec = LoraSpec()
-    micro_batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
     seed: int = 0
 
     @field_validator("lora")
@@ -124,7 +125,7 @@ class Toss(Ranker):
             micro_batch_size=self.micro_batch_size,
             seed=self.seed,
         )
-        start = [parameter.detach().clone() for parameter in level.parameters]
+        start = [parameter.detach().clone() for parameter in level.parameters.values()]
 
         def losses(rows: Sequence[Encoded], name: str) -> LossTable:
             _begin_again(level, start)
@@ -176,6 +177,6 @@ def _begin_again(level: Level, start: Sequence[torch.Tensor]) -> None:
     """The aligned model once more: the adapter's first values, and an optimiser without a past."""
     level.activate()
     with torch.no_grad():
-        for parameter, value in zip(level.parameters, start, strict=True):
+        for parameter, value in zip(level.parameters.values(), start, strict=True):
             parameter.copy_(value)
     level.optimizer.state.clear()

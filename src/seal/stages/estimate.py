@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from seal.data.batches import collate, length_batches
+from seal.data.batches import collate
 from seal.data.sample import Message
 from seal.data.tokenize import Encoded
 from seal.generation import Decoding, generate
+from seal.microbatches import MicroBatches
 from seal.models import LanguageModel
 from seal.rankers.levels import Level
 from seal.tables import Losses
@@ -227,13 +228,15 @@ def duration(seconds: float) -> str:
 # --- speeds --------------------------------------------------------------------------------------
 
 
-def measure_forward(lm: LanguageModel, rows: Sequence[Encoded], batch_size: int) -> Measured:
+def measure_forward(
+    lm: LanguageModel, rows: Sequence[Encoded], micro_batches: MicroBatches
+) -> Measured:
     """Seconds per token of passes without a graph, as loss tables make them.
 
     A few batches at evenly spaced places of the order by length, the longest first, in three
     rounds: the medians of the batches, over their tokens.
     """
-    places = length_batches(rows, batch_size)
+    places = micro_batches.of(rows)
     num = min(len(places), NUM_STEPS // 3)
     chosen = [places[place * len(places) // num] for place in range(num)]
     batches = [collate([rows[place] for place in batch], lm.pad_id) for batch in chosen]
