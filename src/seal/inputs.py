@@ -17,6 +17,7 @@ from seal.data.load import EncodedSet, SampleSet, encode_set, load
 from seal.data.sample import Sample
 from seal.data.tokenize import ChatEncoder, Encoded
 from seal.models import load_encoder, load_tokenizer, loaded_identity
+from seal.processes import refuse_several
 from seal.progress import Progress
 from seal.rankers.ranker import Ranker
 from seal.stages.select import SelectSettings
@@ -38,6 +39,8 @@ class Inputs:
         self.experiment = experiment
         self.run_dir = RunDir(experiment.run_dir)
         self.progress = progress
+        if experiment.budget.seconds is not None:
+            refuse_several("a run with budget.seconds")  # each would have a clock of its own
         self.budget = Budget(experiment.budget.seconds)
         self.num_made = 0
         self._mixes: dict[str, tuple[SampleSet, EncodedSet]] = {}

@@ -22,6 +22,7 @@ from seal.grid import grid
 from seal.inputs import Inputs
 from seal.lab.build import shipped_model
 from seal.lab.world import write_world
+from seal.processes import refuse_several
 from seal.progress import GridTable, Progress, silent
 from seal.stages import estimate as estimate_stage
 from seal.stages import report as report_stage
@@ -84,11 +85,13 @@ def bench(experiment: Experiment, progress: Progress = silent) -> Path:
 
     The rankings are beside those of the other stages, which neither need this nor change it.
     """
+    refuse_several("seal bench")
     return benchmark.bench(Inputs(experiment, progress))
 
 
 def estimate(experiment: Experiment, progress: Progress = silent) -> dict[str, Any]:
     """What a run would take, cell by cell; measured in a few steps, of which nothing is kept."""
+    refuse_several("seal estimate")
     inputs = Inputs(experiment, progress)
     return estimate_stage.as_json(planning.plan(inputs))
 
@@ -119,6 +122,7 @@ def demo(run_dir: Path, progress: Progress = silent) -> Path:
     Returns:
         The report's page.
     """
+    refuse_several("seal demo")
     data = run_dir / "data"
     identity = {"stage": "data", "world_seed": _DEMO_WORLD}
     build_or_reuse(data, identity, _write_demo_data)

@@ -8,10 +8,10 @@ and the first of them alone writes. One process is a launch of one, in which all
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -67,6 +67,10 @@ class Processes:
         dist.broadcast_object_list(said, src=0)
         return said[0]
 
+    def first_does(self, work: Callable[[], _Item]) -> _Item:
+        """What work gives that is the first process's alone: writing, asking others, timing."""
+        return self.first_says(work() if self.is_first else cast(_Item, None))
+
     def any(self, flag: bool) -> bool:
         """Whether it is so for at least one of them."""
         return flag if self.size == 1 else any(self.gather(flag))
@@ -99,6 +103,19 @@ def processes() -> Processes:
             "accelerate launch or torchrun, or unset WORLD_SIZE."
         ) from error
     return Processes(state.process_index, state.num_processes)
+
+
+def refuse_several(what: str) -> None:
+    """Refuse work that is for a single process.
+
+    Raises:
+        ValueError: If several were launched.
+    """
+    if processes().size > 1:
+        raise ValueError(
+            f"{what} runs in one process, but {processes().size} were launched. Start it without "
+            "accelerate launch or torchrun."
+        )
 
 
 def local_rank() -> int:

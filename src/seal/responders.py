@@ -13,6 +13,7 @@ from seal.artifacts.responses import Answer, ResponseFile, ResponseStore
 from seal.data.sample import Message
 from seal.generation import Decoding, checked_prompt_ids, generate_batches
 from seal.models import LanguageModel
+from seal.processes import Processes, processes
 from seal.progress import Progress, silent
 from seal.server import Asked, Server, ServerSettings
 
@@ -82,7 +83,7 @@ class LocalResponder(Responder):
                 found = zip(batch, texts, strict=True)
                 yield {keys[places[number]]: Answer(text) for number, text in found}
 
-        answers = _answers(keys, fresh, self._file, self.progress)
+        answers = _answers(keys, fresh, self._file, self.progress, processes())
         return [answer.response for answer in answers]
 
 
@@ -153,7 +154,10 @@ class ServerResponder(Responder):
             for key, answer in self._server.answers(asked):
                 yield {key: answer}
 
-        answers = _answers(keys, fresh, self._file, self.progress)
+        def ask() -> list[Answer]:
+            return _answers(keys, fresh, self._file, self.progress, Processes())
+
+        answers = processes().first_does(ask)  # one process asks for all
         empty = [answer.note for answer in answers if not answer.response]
         if empty:
             reasons = "; ".join(sorted(set(empty)))
@@ -178,6 +182,7 @@ def _answers(
     fresh: Callable[[Sequence[int]], Iterator[Mapping[str, Answer]]],
     file: ResponseFile | None,
     progress: Progress,
+    everyone: Processes,
 ) -> list[Answer]:
     """One answer per key: those in the file, and for the others fresh ones, which go there.
 
@@ -186,17 +191,24 @@ def _answers(
         fresh: Answers the prompts at some places, a few at a time.
         file: Where answers are kept.
         progress: Told how many keys have an answer.
+        everyone: Those among whom the prompts are dealt out.
     """
     answers = file.read() if file else {}
     place_of = {key: place for place, key in reversed(list(enumerate(keys)))}
     missing = sorted(place for key, place in place_of.items() if key not in answers)
-    num_missing = len(missing)
-    for batch in fresh(missing):
+    missing = everyone.first_says(missing)  # another launch may just be adding to the file
+    mine = everyone.share_of(missing)
+    made: dict[str, Answer] = {}
+    num_done = len(place_of) - len(missing)
+    for batch in fresh(mine):
         if file:
             file.append(batch)
-        answers.update(batch)
-        num_missing -= len(batch)
-        progress("responses", len(place_of) - num_missing, len(place_of))
+        made.update(batch)
+        progress(
+            "responses", min(num_done + len(made) * everyone.size, len(place_of)), len(place_of)
+        )
+    for others in everyone.gather(made):
+        answers.update(others)
     if file and missing:  # where another process was faster its answer counts, here as there
         answers.update(file.read())
     return [answers[key] for key in keys]

@@ -17,6 +17,7 @@ from seal.data.load import DataSpec, EncodedSet, SampleSet, encode_set, load, wr
 from seal.generation import check_context
 from seal.inputs import Inputs
 from seal.models import LanguageModel, load_model
+from seal.processes import processes
 from seal.stages import score as score_stage
 from seal.stages.select import check_same_samples
 from seal.tables import Tables
@@ -58,9 +59,10 @@ def score(inputs: Inputs, new: str, row_format: str | None, out: Path | None, fl
     features = score_stage.features_of(lm, encoded.encoded, tables, what="reading the new samples")
     quantiles = scorer.quantiles(features)
     records = _records(samples, encoded, quantiles, scorer.scores_at(quantiles), threshold)
-    score_stage.write_scores(records, out)
+    if processes().is_first:
+        score_stage.write_scores(records, out)
     excluded = (*samples.excluded, *encoded.excluded)
-    if excluded:
+    if excluded and processes().is_first:
         write_excluded(excluded, out.with_suffix(".excluded.jsonl"))
     return out
 

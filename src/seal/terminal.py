@@ -86,7 +86,8 @@ class Bars:
 
     def __enter__(self) -> Bars:
         """Start to show."""
-        self._log.setLevel(logging.WARNING if self._quiet else logging.INFO)
+        level = logging.WARNING if self._quiet else logging.INFO
+        self._log.setLevel(level if _is_main_process() else logging.ERROR)
         self._log.addHandler(self._handler)
         self._progress.start()
         return self

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from pydantic import AfterValidator
 
+from seal.processes import processes
+
 logger = logging.getLogger(__name__)
 
 Entry = Mapping[str, Any]
@@ -80,7 +82,8 @@ class Tracking:
             name: Of the run in the tracker, like "train/selected/seed-0".
             labels: What the entries belong to: stage, arm, seed.
         """
-        trackers = [_Guarded(tracker, self._failed) for tracker in self.names]
+        names = self.names if processes().is_first else ()
+        trackers = [_Guarded(tracker, self._failed) for tracker in names]
         for tracker in trackers:
             tracker.begin(self.folder, self.project, name, labels)
         count = 0

@@ -105,5 +105,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (s
 
 
 def _interrupted() -> int:
-    complain("Interrupted. Run the same command again to go on.")
+    if os.environ.get("RANK", "0") == "0":  # all are interrupted together
+        complain("Interrupted. Run the same command again to go on.")
     return INTERRUPTED

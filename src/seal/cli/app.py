@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -119,4 +120,5 @@ def complain(text: str) -> None:
     """Print what went wrong, to standard error."""
     from seal import terminal
 
-    terminal.say(terminal.messages(), text)
+    rank = os.environ.get("RANK", "0")  # of several processes, each with troubles of its own
+    terminal.say(terminal.messages(), text if rank == "0" else f"process {rank}: {text}")

@@ -20,6 +20,7 @@ from seal.judges.pairwise import (
     pairs_of,
     preference,
 )
+from seal.processes import processes
 from seal.progress import Progress, silent
 
 # How the problem of an exchange begins that was not judged at all. It is not remembered.
@@ -74,6 +75,9 @@ class Judging:
             ValueError: If the judge cannot be had, fails its canaries, or stops answering. What was
                 judged up to then is kept.
         """
+        return processes().first_does(lambda: self._judge_alone(judge, exchanges))
+
+    def _judge_alone(self, judge: Judge, exchanges: Sequence[Exchange]) -> tuple[Judgement, ...]:
         if judge.IS_WEAK:
             found = {judgement.id: judgement for judgement in judge.judge_each(exchanges)}
             return tuple(found[exchange.id] for exchange in exchanges)
@@ -91,6 +95,9 @@ class Judging:
             ValueError: If the endpoint cannot be had or stops answering. What was judged up to then
                 is kept.
         """
+        return processes().first_does(lambda: self._duel_alone(judge, duels))
+
+    def _duel_alone(self, judge: PairwiseEndpoint, duels: Sequence[Duel]) -> tuple[Preference, ...]:
         memory = self._memory(judge.identity())
         pairs = [pair for duel in duels for pair in pairs_of(duel)]
         keys = [memory.key(pair.prompt, pair.first, pair.second) for pair in pairs]

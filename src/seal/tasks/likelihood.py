@@ -12,6 +12,7 @@ from seal.data.tokenize import Encoded, Tokenization
 from seal.generation import context_length
 from seal.losses import mean_nll
 from seal.models import LanguageModel
+from seal.processes import processes
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,12 @@ def response_nll(
         )
     encoded = _encode(lm, samples, places, max_length or context or _NO_LIMIT)
     losses: dict[str, float] = {}
-    for rows in length_batches(encoded, batch_size):
+    mine: dict[str, float] = {}
+    for rows in processes().share_of(length_batches(encoded, batch_size)):
         batch = collate([encoded[row] for row in rows], lm.pad_id).to(lm.device)
-        losses.update(zip(batch.ids, mean_nll(lm.model, batch).tolist(), strict=True))
+        mine.update(zip(batch.ids, mean_nll(lm.model, batch).tolist(), strict=True))
+    for found in processes().gather(mine):
+        losses.update(found)
     for key, loss in losses.items():
         if not math.isfinite(loss):
             raise ValueError(
