@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seal import planning
+from seal import extending, planning
 from seal.artifacts.adapter import load_adapter
 from seal.artifacts.atomic import write_json, write_text
 from seal.artifacts.provenance import (
@@ -43,7 +43,7 @@ from seal.models import LanguageModel, load_model
 from seal.processes import processes
 from seal.progress import renamed
 from seal.rankers.random import Random
-from seal.rankers.ranker import RankingTask
+from seal.rankers.ranker import Extended, RankingTask
 from seal.responders import LocalResponder, Responder, ServerResponder
 from seal.stages import evaluate as evaluate_stage
 from seal.stages import merge as merge_stage
@@ -71,14 +71,18 @@ def rank(inputs: Inputs, arm: ArmSettings | None = None) -> Path:
             name, arm_label = f"rank/{arm.name}", {"arm": arm.name}
         with inputs.tracking.run(name, {"stage": "rank", **arm_label}) as mirror:
             checkpoints = _checkpoints(inputs, place, identity)
-            task = replace(_ranking_task(inputs), log=mirror, checkpoints=checkpoints)
-            rank_stage.rank(ranker, task, folder, reference)
+            task = _ranking_task(inputs, checkpoints, extended)
+            rank_stage.rank(ranker, replace(task, log=mirror), folder, reference)
+            extending.keep_state(ranker, checkpoints, folder)
 
     # bad data is found before a folder is made
     _ = inputs.encoded_pool, inputs.reference, inputs.encoded_safe, inputs.encoded_harmful
     _ = inputs.tracking
     place, identity = inputs.rank_folder(arm), inputs.identity_with(ranker)
     with _said_of(arm):
+        extended = extending.extended(inputs, ranker, place)
+        if extended is not None:
+            identity["extends"] = folder_hashes(extended.state.folder)
         return _make(place, identity, build, inputs)
 
 
@@ -88,7 +92,9 @@ def _checkpoints(inputs: Inputs, folder: Path, identity: Mapping[str, Any]) -> C
     return Checkpoints(root, identity, inputs.experiment.checkpoint)
 
 
-def _ranking_task(inputs: Inputs) -> RankingTask:
+def _ranking_task(
+    inputs: Inputs, checkpoints: Checkpoints, extended: Extended | None
+) -> RankingTask:
     harmful = inputs.encoded_harmful
     return RankingTask(
         lm=load_model(inputs.experiment.model),
@@ -97,8 +103,10 @@ def _ranking_task(inputs: Inputs) -> RankingTask:
         harmful=harmful.encoded if harmful else (),
         samples=inputs.conversations,
         tokenization=inputs.experiment.tokenization,
-        tables=Tables(inputs.run_dir.tables, inputs.progress),
+        tables=Tables(inputs.run_dir.tables, inputs.progress, extending.known_tables(inputs)),
         progress=inputs.progress,
+        checkpoints=checkpoints,
+        extended=extended,
     )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from seal.artifacts.loss_table import LossTable
-from seal.artifacts.row_table import Row, RowTable, build_table
+from seal.artifacts.provenance import load_provenance
+from seal.artifacts.row_table import Row, RowTable, build_table, open_table
 from seal.artifacts.settings import Settings
 from seal.data.batches import Batch, collate
 from seal.data.tokenize import Encoded
@@ -22,6 +23,8 @@ from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel
 from seal.processes import processes
 from seal.progress import Progress, silent
+
+_MARK = "row"  # the column that says of which tokens a row speaks
 
 
 class Reading(Settings):
@@ -78,11 +81,19 @@ class Tables:
     Attributes:
         root: The folder of the tables; None keeps none.
         progress: Told how far a pass is.
+        known: Folders of other runs' tables. What they say of the very same rows, under the same
+            model, is not computed again.
     """
 
-    def __init__(self, root: Path | None = None, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        progress: Progress = silent,
+        known: Sequence[Path] = (),
+    ) -> None:
         self.root = root
         self.progress = progress
+        self.known = tuple(known)
 
     def losses(
         self,
@@ -122,16 +133,21 @@ class Tables:
         folder = None if self.root is None or lm.identity is None else self.root / name
 
         micro_batches = micro_batches_of(lm)
+        known = KnownRows(self.known, identity["reading"], identity["model"])
 
         def fill(places: Sequence[int]) -> Iterator[tuple[int, Row]]:
-            shard = [ordered[place] for place in places]
+            found = {place: row for place in places if (row := known.find(ordered[place]))}
+            yield from found.items()
+            missing = [place for place in places if place not in found]
+            shard = [ordered[place] for place in missing]
             mine: list[tuple[int, Row]] = []
             for batch in processes().share_of(micro_batches.of(shard)):
                 chosen = [shard[place] for place in batch]
                 read = _read(reading, lm, chosen, micro_batches)
                 _check_finite(reading.noun, chosen, read)
-                mine += ((places[place], row) for place, row in zip(batch, read, strict=True))
-                self.progress(what, places[batch[-1]] + 1, len(ordered))
+                for place, row in zip(batch, read, strict=True):
+                    mine.append((missing[place], {**row, _MARK: row_mark(shard[place])}))
+                self.progress(what, missing[batch[-1]] + 1, len(ordered))
             for rows_of_one in processes().gather(mine):
                 yield from rows_of_one
 
@@ -157,6 +173,50 @@ def _read(
         return [read[place] for place in range(len(rows))]
 
     return micro_batches.fitted(rows, passes)
+
+
+class KnownRows:
+    """What finished tables of other runs say of single rows."""
+
+    def __init__(
+        self, roots: Sequence[Path], reading: Mapping[str, Any], model: Mapping[str, Any] | None
+    ) -> None:
+        """The rows of all tables with this reading of this model.
+
+        Args:
+            roots: The folders of the tables.
+            reading: As in a table's identity.
+            model: Likewise; nothing is known of a model without a name.
+
+        Raises:
+            ValueError: If such a table is damaged.
+        """
+        wanted = json.loads(json.dumps({"reading": reading, "model": model}))
+        folders = [path for root in roots for path in sorted(root.glob("*")) if model is not None]
+        # One id may stand for several rows: a sample with its prompt, and without.
+        self._places: dict[str, list[tuple[RowTable, int]]] = {}
+        for folder in folders:
+            identity = load_provenance(folder).identity
+            if {name: identity.get(name) for name in wanted} == wanted:
+                table = open_table(folder)
+                for place, key in enumerate(table.ids):
+                    self._places.setdefault(key, []).append((table, place))
+
+    def find(self, row: Encoded) -> Row | None:
+        """The arrays of a row, if it is there with the same tokens and the same mask."""
+        for table, place in self._places.get(row.id, []):
+            arrays = table.row(place)
+            if np.array_equal(arrays[_MARK], row_mark(row)):
+                return arrays
+        return None
+
+
+def row_mark(row: Encoded) -> np.ndarray:
+    """int64 [2]: 128 bits of a hash of a row's tokens and mask."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(np.ascontiguousarray(row.input_ids, dtype="<i4").tobytes())
+    digest.update(np.packbits(row.response_mask).tobytes())
+    return np.frombuffer(digest.digest(), dtype="<i8")
 
 
 def rows_hash(rows: Sequence[Encoded]) -> str:

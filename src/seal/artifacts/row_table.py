@@ -55,6 +55,10 @@ class RowTable:
         """All numbers of a column, row after row."""
         return np.concatenate([_numpy(chunk.flatten()) for chunk in self.columns[name].chunks])
 
+    def row(self, place: int) -> dict[str, np.ndarray]:
+        """The arrays of one row, by column name."""
+        return {name: _numpy(column[place].values) for name, column in self.columns.items()}
+
     def order(self, ids: Sequence[str]) -> np.ndarray:
         """int64 [len(ids)]: the place of each id in the table."""
         places = {key: place for place, key in enumerate(self.ids)}
@@ -92,14 +96,29 @@ def build_table(
         _build(folder, plain, ids, shards, fill, rows_per_shard)
     if load_provenance(folder).identity != plain:
         raise ValueError(f"{folder} holds another table than asked for. Delete it.")
-    records = [_read(path) for path in sorted(folder.glob("shard-*.arrow"))]
-    if [key for record in records for key in record.column("id").to_pylist()] != list(ids):
+    table = _opened(folder)
+    if table.ids != tuple(ids):
         raise ValueError(
             f"{folder} does not hold the {len(ids)} rows asked for: a part of it is missing. "
             "Delete it to compute it again."
         )
     check_files(folder)  # last: what is cut off or gone has a better message
-    return _joined(records)
+    return table
+
+
+def open_table(folder: Path) -> RowTable:
+    """A finished table, whatever its rows are.
+
+    Raises:
+        ValueError: If it cannot be read, or is not as it was made.
+    """
+    table = _opened(folder)
+    check_files(folder)
+    return table
+
+
+def _opened(folder: Path) -> RowTable:
+    return _joined([_read(path) for path in sorted(folder.glob("shard-*.arrow"))])
 
 
 def _build(
@@ -175,6 +194,8 @@ def _read(path: Path) -> pa.RecordBatch:
 
 
 def _joined(records: Sequence[pa.RecordBatch]) -> RowTable:
+    if not records:
+        return RowTable((), {})
     table = pa.Table.from_batches(records)
     ids = tuple(table["id"].to_pylist())
     return RowTable(ids, {name: table[name] for name in table.column_names if name != "id"})

@@ -77,6 +77,8 @@ class Experiment(Settings):
             that can use some; likewise a mapping or a list, and empty when there are none.
         holdout: Share of the safe set, in [0, 0.5], that the ranker does not measure against but
             scores among the pool: what `select.reference` compares the pool with.
+        extends: A finished run, of the same settings but for its pool, that this one's pool adds
+            to: what was computed of its samples is not computed again.
         tokenization: From text to tokens, for every data set.
         rank: How the pool is scored; higher = keep. `method` says which ranker; two_sided
             when it is left out.
@@ -106,6 +108,7 @@ class Experiment(Settings):
     safe: tuple[DataSpec, ...]
     harmful: tuple[DataSpec, ...] = ()
     holdout: float = Field(default=0.0, ge=0, le=0.5)
+    extends: Path | None = None
     tokenization: Tokenization = Tokenization()
     rank: AnyRanker = TwoSided()
     select: SelectSettings = SelectSettings()

@@ -8,7 +8,7 @@ Paper -> here
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,8 @@ class BiAnchor(Ranker):
         max_anchors: Most anchors of each kind; more are thinned out.
         seed: Names the draw of the anchors.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["bi_anchor"] = "bi_anchor"
     avg: int = Field(default=1, ge=1)

@@ -14,6 +14,7 @@ from seal import interrupts
 from seal.checkpoint import Checkpoints, load_state
 from seal.processes import processes
 from seal.rankers.levels import NOT_FINITE, Level, StepResult
+from seal.rankers.ranker import Extended
 from seal.rankers.selector import Selector
 
 
@@ -62,6 +63,7 @@ class Bilevel:
         levels: theta, and with Algorithm 1 theta_hat.
         selector: omega.
         visits: Of the pool's samples.
+        places: Of the samples that are visited, in the sorted pool.
         step: How many steps are done.
         num_skipped: How many of them were left out.
         skipped: Samples whose losses were a reason.
@@ -71,6 +73,7 @@ class Bilevel:
     levels: Sequence[Level]
     selector: Selector
     visits: Visits
+    places: np.ndarray
     step: int = 0
     num_skipped: int = 0
     skipped: set[str] = field(default_factory=set)
@@ -106,14 +109,35 @@ class Bilevel:
             )
         return problem
 
+    def extend(self, extended: Extended, ids: Sequence[str]) -> None:
+        """Begin with the end of another run, and visit what it has not.
+
+        theta and theta_hat go on; a new sample has the logit that every sample starts with.
+
+        Args:
+            extended: The other run.
+            ids: Of the pool, in ascending order; all of the other run's are among them.
+        """
+        tensors, _ = load_state(extended.state)
+        self._load_levels(tensors)
+        old = np.searchsorted(np.array(ids), np.array(extended.ids))
+        logits = self.selector.logits.detach().clone()
+        logits[old] = tensors["selector.logits"]
+        self.selector.load_state({"logits": logits})
+        visits = self.visits.state()
+        for name, values in visits.items():
+            values[old] = tensors[name]
+        self.visits.load_state(visits)
+        self.places = np.setdiff1d(self.places, old)
+
     def resume(self, checkpoints: Checkpoints | None) -> None:
         """Take over the newest state that is there, if any."""
         found = checkpoints.latest() if checkpoints else None
         if found is None:
             return
         tensors, facts = load_state(found)
+        self._load_levels(tensors)
         for number, level in enumerate(self.levels):
-            level.load_state(_part(tensors, f"level-{number}."))
             level.micro_batches.max_rows = facts["max_rows"][number]
         self.selector.load_state(_part(tensors, "selector."))
         self.visits.load_state(tensors)
@@ -133,6 +157,10 @@ class Bilevel:
             checkpoints.save_state(self.step, self._tensors(), self._facts())
         if processes().any(interrupts.asked()):
             interrupts.stop()
+
+    def _load_levels(self, tensors: dict[str, Tensor]) -> None:
+        for number, level in enumerate(self.levels):
+            level.load_state(_part(tensors, f"level-{number}."))
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {**self.visits.state()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -36,6 +36,8 @@ class DensityRatio(Ranker):
         weak_adapter: Likewise over `weak`.
         per: "token" (the mean), "response" (the sum, as in the paper) or "byte" of the response.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["density_ratio"] = "density_ratio"
     strong: ModelSpec | None = None

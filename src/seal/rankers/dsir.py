@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
@@ -63,6 +63,8 @@ class Dsir(Ranker):
             are.
         seed: Of the noise, which is a function of the seed and the sample's id.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["dsir"] = "dsir"
     text: Text = "all"

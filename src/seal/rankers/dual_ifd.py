@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import model_validator
@@ -35,6 +35,8 @@ class DualIfd(Ranker):
             compared with "loss", a ratio of two losses of the same tokens, which has no unit.
         log: The difference of the logarithms, which a few large IFDs cannot dominate.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["dual_ifd"] = "dual_ifd"
     small: ModelSpec | None = None

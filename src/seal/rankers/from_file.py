@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class FromFile(Ranker):
         missing: What becomes of samples that the file does not score: an "error", or they all come
             "last", in the order of their ids.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["from_file"] = "from_file"
     path: Path

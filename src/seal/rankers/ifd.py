@@ -9,7 +9,7 @@ Papers -> here
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32
@@ -60,6 +60,8 @@ class Ifd(Ranker):
             one. Without a BOS its first token is not predicted there and left out, and a response
             of one token cannot be measured.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["ifd"] = "ifd"
     form: Form = "loss"

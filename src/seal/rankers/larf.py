@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -66,6 +66,8 @@ class Larf(Ranker):
         max_anchors: Most anchors of each kind; more are thinned out.
         seed: Names the draw of the anchors and of the prompts.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["larf"] = "larf"
     layer: Annotated[int, Field(ge=0)] | Literal["auto", "refusals"] = "auto"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
@@ -14,6 +14,8 @@ class Loss(Ranker):
     High = the aligned model would have said it anyway. One forward pass; needs no safe set. It
     cannot tell a hard sample from an unsafe one.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["loss"] = "loss"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class Random(Ranker):
     Attributes:
         seed: Names the draw.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["random"] = "random"
     seed: int = 0

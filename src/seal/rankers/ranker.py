@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.settings import Settings
-from seal.checkpoint import Checkpoints
+from seal.checkpoint import Checkpoint, Checkpoints
 from seal.data.sample import Sample
 from seal.data.tokenize import Encoded, Tokenization
 from seal.models import LanguageModel
@@ -19,6 +19,19 @@ from seal.tables import Tables
 
 def forget(record: dict[str, Any]) -> None:
     """Keep no record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """A finished ranking whose pool was added to.
+
+    Attributes:
+        ids: The samples that it ranks, in ascending order.
+        state: What the run was before its closing step.
+    """
+
+    ids: tuple[str, ...]
+    state: Checkpoint
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +50,7 @@ class RankingTask:
         progress: Told how far the work is.
         log: Given one flat record per step; lands in metrics.jsonl.
         checkpoints: Where a long ranking keeps its state; None keeps none.
+        extended: The ranking to go on from, where samples were added to its pool.
     """
 
     lm: LanguageModel
@@ -49,6 +63,7 @@ class RankingTask:
     progress: Progress = silent
     log: Callable[[dict[str, Any]], None] = forget
     checkpoints: Checkpoints | None = None
+    extended: Extended | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +112,20 @@ class Ranker(Settings):
     the same scores, and reordering the pool reorders the scores with it.
     """
 
+    READS_ONCE: ClassVar[bool] = False  # all it computes of a sample is in the task's tables
+
     @abstractmethod
     def rank(self, task: RankingTask) -> Ranking:
         """Score the pool."""
+
+    def extends(self) -> str:
+        """Why a finished ranking cannot be added to, or "".
+
+        By default only a method can whose work on a sample is all in the task's tables.
+        """
+        if self.READS_ONCE:
+            return ""
+        return "it learns from the whole pool, so what is added would not be comparable"
 
     def reads(self) -> dict[str, Any]:
         """Key -> hash of what the method reads from disk besides its task; JSON.

@@ -9,7 +9,7 @@ Paper -> here
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +33,8 @@ class Rds(Ranker):
         max_anchors: Most targets; more are thinned out.
         seed: Names the draw of the targets.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["rds"] = "rds"
     pick: Literal["max", "round_robin"] = "max"

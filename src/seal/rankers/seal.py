@@ -150,23 +150,40 @@ class Seal(Ranker):
             rankings[seed] = one.rank(own)
         return averaged(rankings)
 
+    def extends(self) -> str:
+        """Why a finished ranking cannot be gone on from, or ""."""
+        if self.tuning == "full":
+            return "rank.tuning=full does not keep the weights that it ends with"
+        if self.num_seeds > 1:
+            return f"rank.num_seeds={self.num_seeds} averages runs, which cannot be gone on with"
+        if self.update == "adam":
+            return "rank.update=adam writes the order of the visits into the scores"
+        return ""
+
     def _rank_once(self, task: RankingTask) -> Ranking:
         # By id, so that the order of the file has no say in the order of the visits.
         pool = sorted(task.pool, key=lambda row: row.id)
         safe = sorted(task.safe, key=lambda row: row.id)
         levels = self._levels(task)
-        run = Bilevel(levels, self._selector(len(pool)), Visits(len(pool)))
+        selector, visits = self._selector(len(pool)), Visits(len(pool))
+        run = Bilevel(levels, selector, visits, np.arange(len(pool)))
+        if task.extended:
+            run.extend(task.extended, [row.id for row in pool])
         run.resume(task.checkpoints)
         for record in run.records:
             task.log(record)
         if task.lm.device.type != "cpu":  # which swaps before it fails
             levels[0].rehearse(longest_rows([*pool, *safe], 2 * self.batch_size))
-        num_steps = -(-len(pool) // self.batch_size) * self.epochs
+        steps_per_epoch = -(-len(run.places) // self.batch_size)
+        num_steps = steps_per_epoch * self.epochs
         with interrupts.polled() if task.checkpoints else nullcontext():
-            for step, batch in enumerate(self._batches(len(pool), len(safe))):
+            for step, batch in enumerate(self._batches(run.places, len(safe))):
                 if step < run.step:  # done before the run was interrupted
                     continue
-                self._step(task, run, batch, pool, safe)
+                # What is added is visited with the gamma that the run ended with.
+                gamma_step = num_steps - 1 if task.extended else step
+                gamma = self.gamma(gamma_step, steps_per_epoch)
+                self._step(task, run, batch, gamma, pool, safe)
                 task.progress(
                     "ranking with SEAL", run.step * self.batch_size, num_steps * self.batch_size
                 )
@@ -180,11 +197,11 @@ class Seal(Ranker):
         task: RankingTask,
         run: Bilevel,
         batch: Batch,
+        gamma: float,
         pool: Sequence[Encoded],
         safe: Sequence[Encoded],
     ) -> None:
         """One step of theta, theta_hat and omega; none of them, if a number is not finite."""
-        gamma = self.gamma(run.step, -(-len(pool) // self.batch_size))
         pool_rows = [pool[i] for i in batch.pool]
         safe_rows = [safe[i] for i in batch.safe]
         places = torch.from_numpy(batch.pool)
@@ -259,13 +276,13 @@ class Seal(Ranker):
         kind = {"sgd": SgdSelector, "adam": AdamSelector}[self.update]
         return kind(num_samples, self.weights, self.selector_learning_rate)
 
-    def _batches(self, num_pool: int, num_safe: int) -> Iterator[Batch]:
+    def _batches(self, places: np.ndarray, num_safe: int) -> Iterator[Batch]:
         """Every pool sample once per epoch, with as many safe samples; the safe set cycles."""
         safe_stream = _cycle(num_safe, self.seed)
         for epoch in range(self.epochs):
-            order = epoch_order(num_pool, seed=self.seed, stream="pool", epoch=epoch)
-            for start in range(0, num_pool, self.batch_size):
-                batch = order[start : start + self.batch_size]
+            order = epoch_order(len(places), seed=self.seed, stream="pool", epoch=epoch)
+            for start in range(0, len(places), self.batch_size):
+                batch = places[order[start : start + self.batch_size]]
                 yield Batch(batch, np.array([next(safe_stream) for _ in batch]))
 
     def _ranking(self, task: RankingTask, pool: Sequence[Encoded], run: Bilevel) -> Ranking:

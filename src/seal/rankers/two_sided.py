@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -60,6 +60,8 @@ class TwoSided(Ranker):
         max_safe: Most rows of the safe set that are read; drawn by id.
         seed: Of folds and draws.
     """
+
+    READS_ONCE: ClassVar[bool] = True
 
     method: Literal["two_sided"] = "two_sided"
     rounds: int = Field(default=2, ge=0)
