@@ -5,14 +5,19 @@ import importlib
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Annotated, get_args
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import Field, TypeAdapter
 
 import seal
+from extras.check_extra import NEED_THEIR_EXTRA, USES
+from extras.install_versions import TESTS, floor
 from rankers.conftest import encoded, make_safe
 from seal.config.experiment import load_experiment
 from seal.rankers.random import Random
@@ -23,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 RANKERS = get_args(get_args(AnyRanker)[0])
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-OUTSIDE = {".git", ".venv", "runs", "build", "dist", "site"}  # never in the repository
+OUTSIDE = {".git", "runs", "build", "dist", "site"}  # never in the repository, nor is .venv*
 PICKLE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
@@ -36,7 +41,7 @@ def text_files() -> list[Path]:
     found = []
     for top in sorted(ROOT.iterdir()):
         is_cache = top.name.endswith("_cache") or top.name == ".hypothesis"
-        if top.name in OUTSIDE or is_cache:
+        if top.name in OUTSIDE or top.name.startswith(".venv") or is_cache:
             continue
         files = [top] if top.is_file() else sorted(top.rglob("*"))
         found += [path for path in files if path.is_file() and "__pycache__" not in path.parts]
@@ -199,3 +204,95 @@ def test_the_documented_ranker_is_one_word_in_a_union(documented):
     assert union.validate_python({"method": "length", "cap": 7}) == documented(cap=7)
     with pytest.raises(ValueError, match="Extra inputs are not permitted"):
         union.validate_python({"method": "length", "caps": 7})
+
+
+# --- packages -----------------------------------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LOCKS = {"core": [], "ci": ["dev"], "ci-eval": ["dev", "eval"]}  # and the extras that each covers
+TORCH = ["torch-cpu", "torch-pypi"]
+
+
+def locked(name: str) -> dict[str, str]:
+    """A lock file: package -> version; each with at least one hash."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text("utf-8")
+    one = r"^([a-z0-9-]+)==([^ ]+)[^\n]*\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"
+    found = re.findall(one, text, re.MULTILINE)
+    assert len(found) == len(re.findall(r"^[^ #\n]", text, re.MULTILINE)), f"{name}.txt"
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+def unmet(asked: list[str], packages: dict[str, str]) -> list[str]:
+    """What is asked for and not there, or not in the versions allowed."""
+    requirements = [Requirement(each) for each in asked]
+    return [
+        str(requirement)
+        for requirement in requirements
+        if not requirement.specifier.contains(
+            packages.get(canonicalize_name(requirement.name), "0"), prereleases=True
+        )
+    ]
+
+
+def test_what_a_lock_does_not_meet_is_found():
+    packages = {"pyyaml": "6.0.3", "peft": "1.0", "torch": "2.13.0+cpu"}
+    asked = ["PyYAML>=6.0.2", "peft>=0.21,<1", "trl>=1.16", "torch==2.13.0"]
+    assert unmet(asked, packages) == ["peft<1,>=0.21", "trl>=1.16"]
+
+
+@pytest.mark.parametrize("torch", TORCH)
+@pytest.mark.parametrize("name", LOCKS)
+def test_each_lock_has_what_pyproject_asks_for(name, torch):
+    asked = PROJECT["dependencies"] + [one for extra in LOCKS[name] for one in EXTRAS[extra]]
+    assert "torch" not in locked(name)
+    assert unmet(asked, {**locked(name), **locked(torch)}) == []
+
+
+def test_the_locks_have_the_versions_of_the_constraints():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pinned = [line for line in lines if not line.startswith("#")]
+    for name in LOCKS:
+        packages = {**locked(name), **locked("torch-pypi")}
+        assert unmet([line for line in pinned if name_in(line, packages)], packages) == []
+    assert unmet(pinned, {**locked("ci"), **locked("torch-cpu")}) == []
+
+
+def name_in(requirement: str, packages: dict[str, str]) -> bool:
+    return canonicalize_name(Requirement(requirement).name) in packages
+
+
+def test_ci_installs_no_cuda_beside_the_cpu_build_of_torch():
+    cuda = {name for name in locked("torch-pypi") if name.startswith(("cuda", "nvidia", "triton"))}
+    assert len(cuda) > 10
+    for name in LOCKS:
+        assert not cuda & set(locked(name))
+
+
+def test_every_extra_is_tried_alone():
+    assert set(USES) == set(EXTRAS) - {"dev"}
+    for use in USES.values():
+        assert use.packages
+        assert use.modules
+    ours = {name for use in USES.values() for name in use.modules} | NEED_THEIR_EXTRA
+    sources = {path.relative_to(ROOT / "src").with_suffix("") for path in SOURCES}
+    assert ours <= {".".join(path.parts) for path in sources}
+
+
+def test_the_versions_are_tried_at_both_ends():
+    assert floor("peft>=0.21,<1") == "peft==0.21"
+    with pytest.raises(AssertionError, match="peft<1: a dependency begins with its lower bound"):
+        floor("peft<1")
+    for each in PROJECT["dependencies"]:
+        Requirement(floor(each))
+    assert [path for path in TESTS if not (ROOT / path).is_file()] == []
+
+
+def test_every_dependency_says_what_it_is_for():
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    listed = [*PROJECT["dependencies"], *(one for extra in EXTRAS.values() for one in extra)]
+    lines = re.findall(r'^  "([^"]+)",(.*)$', text, re.MULTILINE)
+    comments = [comment for requirement, comment in lines if requirement in listed]
+    assert len(comments) >= len(listed)
+    assert [r for r, comment in lines if r in listed and not re.search(r"# .*\w{2}", comment)] == []
