@@ -15,7 +15,7 @@ from seal.artifacts.ranking import load_ranking
 from seal.artifacts.selection import load_selection
 from seal.comparison import compare
 from seal.config.arms import ArmSettings
-from seal.data.sample import Message
+from seal.data.sample import transcript
 from seal.evidence import gather_evidence
 from seal.inputs import Inputs
 from seal.judges.judge import Exchange, Judge, Judgement
@@ -120,17 +120,11 @@ def _judgements(inputs: Inputs, judge: Judge, ids: Sequence[str]) -> dict[str, J
     """What a judge says of samples of the pool."""
     samples = {sample.id: sample for sample in inputs.rankable}
     exchanges = [
-        Exchange(key, _text(samples[key].prompt), _text(samples[key].completion)) for key in ids
+        Exchange(key, transcript(samples[key].prompt), transcript(samples[key].completion))
+        for key in ids
     ]
     judging = Judging(inputs.run_dir.judgements, inputs.progress)
     return dict(zip(ids, judging.judge(judge, exchanges), strict=True))
-
-
-def _text(turns: Sequence[Message]) -> str:
-    """The text of a lone turn, else every turn after its role."""
-    if len(turns) == 1:
-        return turns[0].content
-    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def _taught(arms: tuple[ArmSettings, ...]) -> ArmSettings | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 ID_LENGTH = 16  # hex digits: 64 bits, two distinct texts among 10M collide with probability 3e-6
@@ -47,6 +48,18 @@ class Sample:
     def messages(self) -> tuple[Message, ...]:
         """The whole conversation."""
         return self.prompt + self.completion
+
+
+def transcript(turns: Sequence[Message], usual: str = "") -> str:
+    """The text of a lone turn, else every turn after its role.
+
+    Args:
+        turns: In the order in which they were said.
+        usual: The role that a lone turn needs to stand without it; "" = any.
+    """
+    if len(turns) == 1 and (not usual or turns[0].role == usual):
+        return turns[0].content
+    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def content_id(prompt: tuple[Message, ...], completion: tuple[Message, ...]) -> str:

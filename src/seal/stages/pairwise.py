@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from seal.artifacts.evaluation import Estimate
 from seal.artifacts.settings import Settings
+from seal.data.sample import Message, transcript
 from seal.judges.judging import Judging
 from seal.judges.pairwise import Duel, PairwiseEndpoint, Preference
 from seal.metrics import rate
@@ -177,10 +178,11 @@ def _responses(path: Path, task: str) -> dict[str, _Response]:
 
 
 def _asked(row: Mapping[str, Any]) -> str:
-    """The prompt as a judge reads it: the text of a lone turn, else every turn after its role."""
+    """The prompt as a judge reads it."""
     if "conversation" not in row:
         return _text(row["prompt"])
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in row["conversation"])
+    turns = row["conversation"]
+    return transcript([Message(_text(turn["role"]), _text(turn["content"])) for turn in turns])
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 (out of a file)

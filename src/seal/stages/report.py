@@ -8,7 +8,7 @@ describes the kept set.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import model_validator
 
 from seal.artifacts.settings import Settings
-from seal.data.sample import Message
+from seal.data.sample import Message, transcript
 from seal.judges.union import AnyJudge
 from seal.stages.report_page.arms import measured_arms
 from seal.stages.report_page.card import data_card
@@ -227,12 +227,7 @@ def _shown(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _text(turns: Iterable[Message], role: str) -> dict[str, Any]:
+def _text(turns: Sequence[Message], role: str) -> dict[str, Any]:
     """The start of some turns; roles are named unless there is one turn, of the usual role."""
-    turns = list(turns)
-    if len(turns) == 1 and turns[0].role == role:
-        whole = turns[0].content
-    else:
-        whole = "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
-    text, num_more = shortened(whole, _TEXT_LENGTH)
+    text, num_more = shortened(transcript(turns, usual=role), _TEXT_LENGTH)
     return {"text": text, "num_more": num_more}

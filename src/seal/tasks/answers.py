@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from seal.artifacts.evaluation import Measurement
-from seal.data.sample import Message
+from seal.data.sample import transcript
 from seal.judges.judge import Exchange, Judgement, Verdict
 from seal.judges.refusal import RefusalPhrases
 from seal.judges.union import AnyJudge
@@ -98,7 +98,7 @@ def judged_answers(
     """
     found = answers(subject, items)
     exchanges = [
-        Exchange(item.id, _asked(item.prompt), row["response"], behaviour)
+        Exchange(item.id, transcript(item.prompt), row["response"], behaviour)
         for item, row, behaviour in zip(
             items, found.rows, behaviours or [""] * len(items), strict=True
         )
@@ -140,10 +140,3 @@ def _row(item: Item, response: str) -> dict[str, Any]:
     if item.group:
         row["group"] = item.group
     return {**row, "response": response}
-
-
-def _asked(prompt: Sequence[Message]) -> str:
-    """The prompt as a judge reads it: the text of a lone turn, else every turn after its role."""
-    if len(prompt) == 1:
-        return prompt[0].content
-    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)

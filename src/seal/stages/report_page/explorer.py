@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, cycle, islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from seal.artifacts.ranking import Ranking
-from seal.data.sample import Message, Sample
+from seal.data.sample import Message, Sample, transcript
 from seal.stages.report_page.findings import Anchor, Duplicates, Evidence
 from seal.stages.report_page.packing import Listing, Packed, deflated, id_of, pack, short_name
 from seal.stages.report_page.visible import plain_json, shortened, visible
@@ -240,12 +240,8 @@ class _Entries:
             }
         )
 
-    def _turns(self, turns: Iterable[Message], role: str) -> dict[str, Any]:
-        turns = list(turns)
-        whole = "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
-        if len(turns) == 1 and turns[0].role == role:
-            whole = turns[0].content
-        text, num_more = shortened(whole, self._length)
+    def _turns(self, turns: Sequence[Message], role: str) -> dict[str, Any]:
+        text, num_more = shortened(transcript(turns, usual=role), self._length)
         return {"text": text, "more": num_more}
 
 
