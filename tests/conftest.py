@@ -5,10 +5,12 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tiny_model import make_model, make_tokenizer
 
@@ -22,4 +24,17 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder)
     make_model(len(tokenizer)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lively_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with weights so large that it answers different prompts differently."""
+    folder = tmp_path_factory.mktemp("lively") / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    config = LlamaConfig.from_pretrained(folder)
+    config.initializer_range, config.tie_word_embeddings = 0.5, False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
     return folder

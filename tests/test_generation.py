@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
-from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import MambaConfig, MambaForCausalLM
 
 from seal import generation
 from seal.data.sample import Message
@@ -30,19 +30,6 @@ from seal.models import LoraSpec, ModelSpec, add_lora, load_model
 
 TEXTS = ["Hi", "What is the capital of France?", "abc " * 20, "Zebra", "x", "How do I boil an egg?"]
 PROMPTS = [(Message("user", text),) for text in TEXTS]
-
-
-@pytest.fixture(scope="module")
-def lively_dir(tiny_model_dir, tmp_path_factory):
-    """The tiny model with weights so large that it answers different prompts differently."""
-    folder = tmp_path_factory.mktemp("lively") / "model"
-    shutil.copytree(tiny_model_dir, folder)
-    config = LlamaConfig.from_pretrained(folder)
-    config.initializer_range, config.tie_word_embeddings = 0.5, False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

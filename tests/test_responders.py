@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from seal import generation, responders, server
 from seal.artifacts.responses import Answer, ResponseStore
@@ -31,19 +31,6 @@ DECODING = Decoding(max_new_tokens=8, batch_size=2)
 
 
 # ---------------------------------------------------------------- the model in memory
-
-
-@pytest.fixture(scope="module")
-def lively_dir(tiny_model_dir, tmp_path_factory):
-    """The tiny model with weights so large that it answers different prompts differently."""
-    folder = tmp_path_factory.mktemp("lively") / "model"
-    shutil.copytree(tiny_model_dir, folder)
-    config = LlamaConfig.from_pretrained(folder)
-    config.initializer_range, config.tie_word_embeddings = 0.5, False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

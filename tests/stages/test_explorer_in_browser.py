@@ -5,13 +5,11 @@ import re
 import numpy as np
 import pytest
 from comparisons import PAYLOAD
-from explorer_pages import browser, large_data, make_data, make_sample, page_of, visit
+from explorer_pages import large_data, make_data, make_sample, page_of
 
 from seal.artifacts.ranking import make_ranking
 from seal.stages.report_page.findings import Anchor, Duplicates, Evidence, Heat, Piece
 from seal.stages.report_page.visible import visible
-
-__all__ = ["browser", "visit"]  # fixtures
 
 
 @pytest.fixture(scope="module")

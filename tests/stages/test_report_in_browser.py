@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import time
 
 import numpy as np
@@ -15,8 +14,6 @@ from seal.artifacts.ranking import make_ranking
 from seal.artifacts.selection import Selection
 from seal.stages.report import report
 from seal.stages.report_page.visible import visible
-
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -47,44 +44,16 @@ def test_a_large_pool_makes_a_small_page_quickly(large):
     assert seconds < 10
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run"
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=flags.split())
-        yield running
-        running.close()
-
-
 @pytest.fixture
-def visit(browser):
-    """Open a page of a report; returns it and a list of everything that it tried to do."""
-    contexts = []
+def visit(visit):
+    """Open a page of a report, every folded part of it unfolded."""
 
     def open_page(path, width=1200, scheme="light"):
-        size = {"width": width, "height": 900}
-        context = browser.new_context(viewport=size, color_scheme=scheme)
-        contexts.append(context)
-        page, events = context.new_page(), []
-        page.on("console", lambda message: events.append(("console", message.text)))
-        page.on("pageerror", lambda error: events.append(("error", str(error))))
-        page.on("request", lambda request: events.append(("request", request.url)))
-
-        def dismiss(dialog):
-            events.append(("dialog", dialog.message))
-            dialog.dismiss()
-
-        page.on("dialog", dismiss)
-        page.goto(path.as_uri())
+        page, events = visit(path.as_uri(), scheme, width)
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         return page, events
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    return open_page
 
 
 def test_text_from_data_stays_text(tmp_path, visit):

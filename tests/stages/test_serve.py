@@ -13,13 +13,11 @@ from contextlib import contextmanager
 
 import pytest
 from comparisons import make
-from explorer_pages import browser, make_data, page_of, visit
+from explorer_pages import make_data, page_of
 
 from seal.stages import report as stage
 from seal.stages.report_page.explorer import ExplorerData, SampleTexts
 from seal.stages.report_page.serve import PageServer, serve
-
-__all__ = ["browser", "visit"]  # fixtures
 
 
 @pytest.fixture(scope="module")

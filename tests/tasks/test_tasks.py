@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from typing import get_args
 
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from seal.artifacts.evaluation import load_measurements, save_task_result
 from seal.data.load import DataSpec
@@ -37,19 +35,6 @@ PAIRS = [
     for n in range(5)
 ]
 HELDOUT = [{"prompt": f"say {n}", "completion": "word " * (n + 1)} for n in range(5)]
-
-
-@pytest.fixture(scope="module")
-def lively_dir(tiny_model_dir, tmp_path_factory):
-    """The tiny model with weights so large that it answers different prompts differently."""
-    folder = tmp_path_factory.mktemp("lively") / "model"
-    shutil.copytree(tiny_model_dir, folder)
-    config = LlamaConfig.from_pretrained(folder)
-    config.initializer_range, config.tie_word_embeddings = 0.5, False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
