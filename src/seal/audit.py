@@ -11,8 +11,6 @@ from typing import Any
 
 from seal import cells
 from seal.artifacts.provenance import differences, load_provenance
-from seal.artifacts.ranking import load_ranking
-from seal.artifacts.selection import load_selection
 from seal.comparison import compare
 from seal.config.arms import ArmSettings
 from seal.data.sample import transcript
@@ -24,7 +22,7 @@ from seal.metrics import rate
 from seal.models import load_model
 from seal.stages.pairwise import PairwiseSettings, load_win_rate
 from seal.stages.report import Comparison, explorer_data
-from seal.stages.report_page.explorer import SampleTexts, choose_texts
+from seal.stages.report_page.explorer import SampleTexts
 from seal.stages.report_page.findings import Evidence
 from seal.stages.report_page.serve import serve
 from seal.win_rate import length_controlled_win_rate
@@ -43,11 +41,10 @@ def comparison(inputs: Inputs) -> Comparison:
     for arm in experiment.arms:
         for seed in experiment.seeds_of(arm):
             cells.existing(run_dir.evaluate(arm.name, seed), "seal evaluate")
-    arms = {arm.name: experiment.seeds_of(arm) for arm in experiment.arms}
-    sizes = {arm.name: cells.num_samples(inputs, arm) for arm in experiment.arms}
+    compared = _compared(inputs)
     return replace(
-        compare(inputs, arms, sizes),
-        evidence=_evidence(inputs) if experiment.report.evidence else {},
+        compared,
+        evidence=_evidence(inputs, compared) if experiment.report.evidence else {},
         pairwise=tuple(
             _win_rates(inputs, arm, settings)
             for settings in experiment.pairwise
@@ -69,10 +66,17 @@ def serve_report(inputs: Inputs, port: int, announce: Callable[[str], None]) -> 
         ValueError: If there is no report, or the port is taken.
     """
     cells.existing(inputs.run_dir.report / "index.html", "seal report")
-    arms = {arm.name: inputs.experiment.seeds_of(arm) for arm in inputs.experiment.arms}
-    sizes = {arm.name: cells.num_samples(inputs, arm) for arm in inputs.experiment.arms}
-    texts = SampleTexts(explorer_data(compare(inputs, arms, sizes)))
+    texts = SampleTexts(explorer_data(_compared(inputs)))
     serve(inputs.run_dir.report, texts, port, announce=announce)
+
+
+def _compared(inputs: Inputs) -> Comparison:
+    """What the files of the run say: no evidence, no win rates."""
+    experiment = inputs.experiment
+    arms = {arm.name: experiment.seeds_of(arm) for arm in experiment.arms}
+    return compare(
+        inputs, arms, {arm.name: cells.num_samples(inputs, arm) for arm in experiment.arms}
+    )
 
 
 def _check_is_ours(inputs: Inputs) -> None:
@@ -91,13 +95,9 @@ def _check_is_ours(inputs: Inputs) -> None:
             )
 
 
-def _evidence(inputs: Inputs) -> Mapping[str, Evidence]:
+def _evidence(inputs: Inputs, compared: Comparison) -> Mapping[str, Evidence]:
     """What is found out about the samples whose text the page carries."""
-    run_dir, experiment = inputs.run_dir, inputs.experiment
-    ranking = load_ranking(run_dir.rank / "ranking.parquet")
-    kept = frozenset(load_selection(run_dir.select / "selection.parquet").ids)
-    sources = {sample.id: sample.source for sample in inputs.rankable}
-    chosen = choose_texts(ranking, kept, sources)
+    experiment, shown = inputs.experiment, explorer_data(compared)
     arm = _taught(experiment.arms)
     tuned = None
     if arm is not None:
@@ -106,13 +106,13 @@ def _evidence(inputs: Inputs) -> Mapping[str, Evidence]:
     judge = experiment.report.judge
     return gather_evidence(
         inputs,
-        chosen,
-        kept,
+        shown.chosen,
+        shown.kept,
         load_model(experiment.model),
         tuned=tuned,
         arm=arm.name if arm else "",
         judge=str(judge.identity()["judge"]) if judge else "",
-        judgements=_judgements(inputs, judge, chosen) if judge else None,
+        judgements=_judgements(inputs, judge, shown.chosen) if judge else None,
     )
 
 
