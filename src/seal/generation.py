@@ -24,7 +24,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from seal.artifacts.settings import Settings
+from seal.artifacts.settings import Settings, error_at
 from seal.data.sample import Message
 from seal.data.tokenize import Encoded
 from seal.models import LanguageModel
@@ -54,9 +54,11 @@ class Decoding(Settings):
     @model_validator(mode="after")
     def _top_p_needs_sampling(self) -> Decoding:
         if self.temperature == 0 and self.top_p != 1:
-            raise ValueError(
+            raise error_at(
+                ("top_p",),
+                self.top_p,
                 f"top_p={self.top_p:g} has no effect with temperature=0, which always takes the "
-                "likeliest token. Set a temperature above 0, or leave top_p at 1."
+                "likeliest token. Set a temperature above 0, or leave top_p at 1.",
             )
         return self
 

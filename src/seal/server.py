@@ -109,9 +109,9 @@ class ServerSettings(Settings):
             if name in owner:
                 other, other_seed = owner[name]
                 raise ValueError(
-                    f"evaluate.server.model={self.model}: the arms {other} (seed {other_seed}) and "
-                    f"{arm} (seed {seed}) would both be answered by {name!r}. Tell them apart, as "
-                    "{arm}-{seed} does, and serve each model under its name."
+                    f"the arms {other} (seed {other_seed}) and {arm} (seed {seed}) would both be "
+                    f"answered by {name!r}. Tell them apart, as model: '{{arm}}-{{seed}}' does, "
+                    "and serve each model under its name."
                 )
             owner[name] = (arm, seed)
 

@@ -133,7 +133,7 @@ def test_two_tasks_of_one_name_are_refused(name):
         {"task": "over_refusal", "path": "a"},
         {"task": "over_refusal", "path": "b", "name": name},
     )
-    message = '2 tasks have the name "over_refusal", but .* give one of them another `name`'
+    message = f"2 tasks have the name .{name}., but .* Give this one another, .* name: {name}-2"
     with pytest.raises(ValidationError, match=message):
         settings(*tasks)
 
@@ -145,7 +145,7 @@ def test_two_tasks_of_one_metric_are_refused(monkeypatch):
         "seal.tasks.over_refusal.OverRefusal.metrics", ("refusal_rate",), raising=True
     )
     message = (
-        '"over_refusal" and "harmful_prompts" both measure refusal_rate: give one of them a `name`'
+        '"over_refusal" and "harmful_prompts" both measure refusal_rate. Give this one a name'
     )
     with pytest.raises(ValidationError, match=message):
         settings(*tasks)

@@ -8,14 +8,12 @@ from typing import Any, Literal, get_args
 
 from pydantic import (
     SerializerFunctionWrapHandler,
-    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from seal.artifacts.settings import Settings
+from seal.artifacts.settings import Settings, error_at
 from seal.config.errors import nearest
 from seal.mergers.union import AnyMerger
 from seal.rankers.from_file import FromFile
@@ -168,13 +166,19 @@ def check_together(arms: Sequence[ArmSettings]) -> None:
     for place, arm in enumerate(arms):
         # Some file systems do not tell upper from lower case, and names are folders.
         if arm.name.casefold() in {other.name.casefold() for other in arms[:place]}:
-            raise _at((place,), arm.name, f"{arm.name!r} is given twice. Remove one of them, or "
-                      "give it another name.")  # fmt: skip
+            raise error_at(
+                (place,),
+                arm.name,
+                f"{arm.name!r} is given twice. Remove one of them, or give it another name.",
+            )
         if arm.merge is not None and arm.merge.of not in trained:
             hint = nearest(arm.merge.of, trained)
-            raise _at((place, "merge"), arm.merge.of,
-                      f"of={arm.merge.of!r} names no arm that is trained. {listed}"
-                      + (f" Did you mean '{hint}'?" if hint else ""))  # fmt: skip
+            raise error_at(
+                (place, "merge"),
+                arm.merge.of,
+                f"of={arm.merge.of!r} names no arm that is trained. {listed}"
+                + (f" Did you mean '{hint}'?" if hint else ""),
+            )
 
 
 def check_with_safety_data(
@@ -192,19 +196,28 @@ def check_with_safety_data(
     """
     for place, arm in enumerate(arms):
         if arm.rank is not None and needs_harmful(arm.rank) and not has_harmful:
-            raise _at(("arms", place, "rank"), arm.rank.method,
-                      f"method={arm.rank.method} needs harmful references, and there are none. "
-                      "Give some as harmful.path, or choose a ranker that needs none "
-                      "(docs/how-to-choose.md).")  # fmt: skip
+            raise error_at(
+                ("arms", place, "rank"),
+                arm.rank.method,
+                f"method={arm.rank.method} needs harmful references, and there are none. "
+                "Give some as harmful.path, or choose a ranker that needs none "
+                "(docs/how-to-choose.md).",
+            )
         if isinstance(arm.rank, FromFile) and holdout:
-            raise _at(("arms", place, "rank"), arm.rank.method,
-                      f"holdout={holdout} has the ranker score safe rows, which the file of "
-                      "method=from_file has no scores for. Set holdout=0, or another "
-                      "ranker.")  # fmt: skip
+            raise error_at(
+                ("arms", place, "rank"),
+                arm.rank.method,
+                f"holdout={holdout} has the ranker score safe rows, which the file of "
+                "method=from_file has no scores for. Set holdout=0, or another "
+                "ranker.",
+            )
         if arm.select is not None and arm.select.reference is not None and not holdout:
-            raise _at(("arms", place, "select"), arm.select.reference,
-                      f"reference: {arm.select.reference} needs safe rows that the ranker did not "
-                      "measure against. Set holdout, such as holdout=0.2.")  # fmt: skip
+            raise error_at(
+                ("arms", place, "select"),
+                arm.select.reference,
+                f"reference: {arm.select.reference} needs safe rows that the ranker did not "
+                "measure against. Set holdout, such as holdout=0.2.",
+            )
 
 
 def check_pairs(
@@ -221,21 +234,24 @@ def check_pairs(
     for place, pair in enumerate(pairwise):
         where = ("pairwise", place)
         if pair.against not in names:
-            raise _at((*where, "against"), pair.against,
-                      f"{pair.against!r} is no arm. The arms: {', '.join(names)}.")  # fmt: skip
+            raise error_at(
+                (*where, "against"),
+                pair.against,
+                f"{pair.against!r} is no arm. The arms: {', '.join(names)}.",
+            )
         if pair.task not in answered:
             listed = f"Those are: {', '.join(answered)}." if answered else "There is none."
-            raise _at((*where, "task"), pair.task,
-                      f"{pair.task!r} is no task of evaluate.tasks that has a model answer "
-                      f"prompts. {listed}")  # fmt: skip
+            raise error_at(
+                (*where, "task"),
+                pair.task,
+                f"{pair.task!r} is no task of evaluate.tasks that has a model answer "
+                f"prompts. {listed}",
+            )
         others = [(other.task, other.against) for other in pairwise[:place]]
         if (pair.task, pair.against) in others:
-            raise _at(where, pair.task, f"the answers to {pair.task} are compared with those of "
-                      f"{pair.against} twice. Remove one of them.")  # fmt: skip
-
-
-def _at(place: tuple[str | int, ...], value: object, text: str) -> ValidationError:
-    """An error that knows where it belongs, which a ValueError of a whole list does not."""
-    said = PydanticCustomError("value_error", "{error}", {"error": text})
-    line = InitErrorDetails(type=said, loc=place, input=value)
-    return ValidationError.from_exception_data("arms", [line])
+            raise error_at(
+                where,
+                pair.task,
+                f"the answers to {pair.task} are compared with those of "
+                f"{pair.against} twice. Remove one of them.",
+            )

@@ -75,7 +75,11 @@ def explain(found: list[Finding], draft: Draft) -> str:
 def _named(path: KeyPath, text: str) -> str:
     """The text after its key, unless it begins with that key already."""
     name = dotted(path)
-    return text if not name or text.startswith((f"{name}:", f"{name}.")) else f"{name}: {text}"
+    return (
+        text
+        if not name or text.startswith((f"{name}:", f"{name}.", f"{name}="))
+        else f"{name}: {text}"
+    )
 
 
 def _locate(item: dict[str, Any], draft: Draft) -> Finding:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from seal.artifacts.settings import Settings
+from seal.artifacts.settings import Settings, error_at
 from seal.checkpoint import CheckpointSettings
 from seal.config.arms import (
     DEFAULT_ARMS,
@@ -153,19 +153,22 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _reference_is_held_out(self) -> Experiment:
         if self.select.reference is not None and not self.holdout:
-            raise ValueError(
-                f"select.reference: {self.select.reference} needs safe rows that the ranker did "
-                "not measure against. Set holdout, such as holdout=0.2, and rank again; or choose "
-                "another rule."
+            raise error_at(
+                ("select", "reference"),
+                self.select.reference,
+                f"{self.select.reference} needs safe rows that the ranker did not measure against. "
+                "Set holdout, such as holdout=0.2, and rank again; or choose another rule.",
             )
         return self
 
     @model_validator(mode="after")
     def _a_file_scores_no_held_out_rows(self) -> Experiment:
         if isinstance(self.rank, FromFile) and self.holdout:
-            raise ValueError(
+            raise error_at(
+                ("holdout",),
+                self.holdout,
                 f"holdout={self.holdout} has the ranker score safe rows, which the file of "
-                "rank.method=from_file has no scores for. Set holdout=0, or another ranker."
+                "rank.method=from_file has no scores for. Set holdout=0, or another ranker.",
             )
         return self
 
@@ -217,7 +220,11 @@ class Experiment(Settings):
     def _a_server_tells_the_models_apart(self) -> Experiment:
         if self.evaluate.server is not None:
             cells = [(arm.name, seed) for arm in self.arms for seed in self.seeds_of(arm)]
-            self.evaluate.server.check_names(cells)
+            try:
+                self.evaluate.server.check_names(cells)
+            except ValueError as error:
+                place = ("evaluate", "server", "model")
+                raise error_at(place, self.evaluate.server.model, str(error)) from error
         return self
 
     @model_validator(mode="after")

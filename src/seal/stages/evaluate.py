@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
 
 from seal.artifacts.evaluation import Measurement, TaskResult, load_measurements, save_task_result
-from seal.artifacts.settings import Settings
+from seal.artifacts.settings import Settings, error_at
 from seal.generation import Decoding
 from seal.metrics import estimate
 from seal.progress import Progress, silent
@@ -42,29 +43,40 @@ class EvaluateSettings(Settings):
     @model_validator(mode="after")
     def _names_are_unique(self) -> EvaluateSettings:
         # Some file systems do not tell upper from lower case, and names are folders.
-        count = Counter(task.name.casefold() for task in self.tasks)
-        twice = next((task.name for task in self.tasks if count[task.name.casefold()] > 1), None)
-        if twice is not None:
-            raise ValueError(
-                f'{count[twice.casefold()]} tasks have the name "{twice}", but each needs a '
-                "folder of its own: give one of them another `name`; its metrics are then "
-                "reported as <name>/<metric>."
-            )
+        times = Counter(task.name.casefold() for task in self.tasks)
+        seen: set[str] = set()
+        for place, task in enumerate(self.tasks):
+            if task.name.casefold() in seen:
+                raise error_at(
+                    ("tasks", place, task.task, "name"),
+                    task.name,
+                    f'{times[task.name.casefold()]} tasks have the name "{task.name}", but each '
+                    "needs a folder of its own. Give this one another, such as name: "
+                    f"{self._free(task.name)}; its metrics are then reported as <name>/<metric>.",
+                )
+            seen.add(task.name.casefold())
         return self
 
     @model_validator(mode="after")
     def _metrics_are_unique(self) -> EvaluateSettings:
         owner: dict[str, str] = {}
-        for task in self.tasks:
+        for place, task in enumerate(self.tasks):
             for key in metric_keys(task):
                 if key in owner:
-                    raise ValueError(
-                        f'the tasks "{owner[key]}" and "{task.name}" both measure {key}: give '
-                        "one of them a `name` of its own; its metrics are then reported as "
-                        "<name>/<metric>."
+                    raise error_at(
+                        ("tasks", place, task.task, "name"),
+                        task.name,
+                        f'the tasks "{owner[key]}" and "{task.name}" both measure {key}. Give this '
+                        f"one a name of its own, such as name: {self._free(task.name)}; its "
+                        "metrics are then reported as <name>/<metric>.",
                     )
                 owner[key] = task.name
         return self
+
+    def _free(self, name: str) -> str:
+        """A name like this one that no task has."""
+        taken = {task.name.casefold() for task in self.tasks}
+        return next(new for n in count(2) if (new := f"{name[:60]}-{n}").casefold() not in taken)
 
 
 def metric_keys(task: AnyTask) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import model_validator
 
-from seal.artifacts.settings import Settings
+from seal.artifacts.settings import Settings, error_at
 from seal.data.sample import Message, transcript
 from seal.judges.union import AnyJudge
 from seal.stages.report_page.arms import measured_arms
@@ -65,9 +65,11 @@ class ReportSettings(Settings):
     @model_validator(mode="after")
     def _a_judge_gives_evidence(self) -> ReportSettings:
         if self.judge is not None and not self.evidence:
-            raise ValueError(
+            raise error_at(
+                ("evidence",),
+                self.evidence,
                 "report.judge judges the samples that evidence is looked up for, but evidence is "
-                "off. Set evidence: true, or remove the judge."
+                "off. Set evidence: true, or remove the judge.",
             )
         return self
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from seal.artifacts.evaluation import Measurement
+from seal.artifacts.settings import error_at
 from seal.data.sample import transcript
 from seal.judges.judge import Exchange, Judgement, Verdict
 from seal.judges.refusal import RefusalPhrases
@@ -121,15 +122,17 @@ def check_verdict(judge: AnyJudge, verdict: Verdict, task: str) -> None:
     """Refuse a judge that does not say what a task measures.
 
     Raises:
-        ValueError: If it does not, with the judges that do.
+        ValidationError: If it does not, with the judges that do; at the field `judge`.
     """
     if verdict not in judge.verdicts:
         kinds = get_args(get_args(AnyJudge)[0])
         able = [kind.model_fields["judge"].default for kind in kinds if verdict in kind.VERDICTS]
         named = [f"{kind} of another family" if kind == judge.judge else kind for kind in able]
-        raise ValueError(
+        raise error_at(
+            ("judge",),
+            judge.judge,
             f"judge: {judge.judge}, as set here, does not say {verdict}, which {task} counts; it "
-            f"says {', '.join(sorted(judge.verdicts))}. Take one of these: {', '.join(named)}."
+            f"says {', '.join(sorted(judge.verdicts))}. Take one of these: {', '.join(named)}.",
         )
 
 

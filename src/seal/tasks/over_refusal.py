@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from seal.artifacts.evaluation import Measurement, TaskResult
+from seal.artifacts.settings import error_at
 from seal.data.formats import Format
 from seal.judges.refusal import RefusalPhrases
 from seal.judges.union import AnyJudge
@@ -48,9 +49,11 @@ class OverRefusal(RefusalTask):
     @model_validator(mode="after")
     def _prompt_is_read(self) -> OverRefusal:
         if self.format is not None and self.prompt != "prompt":
-            raise ValueError(
+            raise error_at(
+                ("prompt",),
+                self.prompt,
                 f"prompt={self.prompt!a} is not read with format={self.format!r}, which says where "
-                "the prompt is. Remove one of them."
+                "the prompt is. Remove one of them.",
             )
         return self
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from seal.artifacts.settings import Settings
+from seal.artifacts.settings import Settings, error_at
 from seal.data.load import DataSpec
 from seal.data.rewrite import Attack
 from seal.rankers.loss import Loss
@@ -152,17 +152,21 @@ class BenchSettings(Settings):
         added = {name: one for name, one in always.items() if type(one) not in given}
         for name in named:
             if slug(name) in map(slug, added):
-                raise ValueError(
-                    f"bench.rankers: {name!r} is always the ranker of that name, and here it is "
-                    f"method {named[name].method}. Choose another name."
+                raise error_at(
+                    ("bench", "rankers", name),
+                    name,
+                    f"{name!r} is always the ranker of that name, and here it is method "
+                    f"{named[name].method}. Choose another name.",
                 )
         entries = {**added, **named}
         for key in ("attacked", "safe_set_rankers", "without_harmful"):
             unknown = [name for name in getattr(self, key) if name not in entries]
             if unknown:
-                raise ValueError(
-                    f"bench.{key}: there is no ranker {unknown[0]!r}. The names are "
-                    f"{', '.join(map(repr, entries))}."
+                raise error_at(
+                    ("bench", key),
+                    unknown[0],
+                    f"there is no ranker {unknown[0]!r}. The names are "
+                    f"{', '.join(map(repr, entries))}.",
                 )
         return entries
 
