@@ -353,7 +353,7 @@ MESSAGES = [
     ),
     (
         "out: o\nrank:\n  method: slow\n  lora:\n    modules: 5",
-        "c.yaml:5: rank.lora.modules: expected a list or 'all-linear', got 5. Write [5].",
+        "c.yaml:5: rank.lora.modules: expected a list or 'all-linear', got 5. Write ['5'].",
     ),
     (
         "out: o\nrank: {method: slow, lora: {modules: [a, [b]]}}",
@@ -367,10 +367,13 @@ MESSAGES = [
         "out: o\nmodel: {path: x, checked: 7}",
         "c.yaml:2: model.checked: expected true or false, got 7.",
     ),
-    ("out: o\nmodel: 3", "c.yaml:2: model: expected a mapping (key: value), got 3."),
+    (
+        "out: o\nmodel: 3",
+        "c.yaml:2: model: expected a mapping (key: value), got 3. Write {path: FILE}.",
+    ),
     ("out: o\nmodel: {path: }", "c.yaml:2: model.path: expected text, got nothing (null)."),
     ("out:", "c.yaml:1: out: expected a path, got nothing (null)."),
-    ("out: o\nsources: a", "c.yaml:2: sources: expected a list, got 'a'. Write [a]."),
+    ("out: o\nsources: a", "c.yaml:2: sources: expected a list, got 'a'. Write [{path: a}]."),
     (
         "title: t",
         "c.yaml:1: out: missing key. Add it to c.yaml, or give out=VALUE on the command line.",
@@ -400,7 +403,10 @@ def test_a_mistake_in_the_file(text: str, message: str) -> None:
         ("rank.epoch=1", "command line: rank.epoch: unknown key. Did you mean 'epochs'?"),
         ("rnk.epochs=1", "command line: rnk: unknown key. Did you mean 'rank'?"),
         ("rank.epochs=many", "command line: rank.epochs: expected an integer, got 'many'."),
-        ("sources=a", "command line: sources: expected a list, got 'a'. Write sources='[a]'."),
+        (
+            "sources=a",
+            "command line: sources: expected a list, got 'a'. Write sources='[{path: a}]'.",
+        ),
         ("rank.epochs", "command line: 'rank.epochs' is not of the form KEY=VALUE, such as rank."),
         ("=1", "command line: '=1' is not of the form KEY=VALUE"),
         ("rank..epochs=1", "command line: 'rank..epochs=1' is not of the form KEY=VALUE"),
@@ -655,7 +661,7 @@ def test_arms_are_written_as_they_are_read() -> None:
     ("arms", "message"),
     [
         ("- ../x", "6: arms.0: expected base, all, random, selected, oracle or a mapping such as"),
-        ("- all\n- 3", "7: arms.1: expected a mapping (key: value), got 3."),
+        ("- all\n- 3", "7: arms.1: expected a mapping (key: value), got 3. Write {name: mine}."),
         ("- {name: ../x}", "6: arms.0.name: '../x' cannot be the name of a folder. Give up to 100"),
         ("- {name: .x}", "6: arms.0.name: '.x' cannot be the name of a folder."),
         ("- {name: x.}", "6: arms.0.name: 'x.' cannot be the name of a folder."),

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from seal.artifacts.settings import Settings, error_at
-from seal.config.errors import nearest
+from seal.config.examples import nearest
 from seal.mergers.union import AnyMerger
 from seal.rankers.from_file import FromFile
 from seal.rankers.less import Less
@@ -85,7 +85,8 @@ class ArmSettings(Settings):
         if not _NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} cannot be the name of a folder. Give up to 100 letters, digits, _, +, "
-                "- and dots, of which the first is a letter or digit and the last is no dot."
+                "- and dots, of which the first is a letter or digit and the last is no dot, such "
+                f"as {_nameable(name)}."
             )
         return name
 
@@ -137,6 +138,12 @@ class ArmSettings(Settings):
         if given:
             names = " and ".join(given)
             raise ValueError(f"{why}, so {names} would be ignored. Remove {names}.")
+
+
+def _nameable(name: str) -> str:
+    """A name of a folder, as near as it gets."""
+    short = re.sub(r"[^A-Za-z0-9_+.-]+", "-", name)[:100].strip("._+-")
+    return short if _NAME.fullmatch(short) else "mine"
 
 
 def arms_of_words(*words: Word) -> tuple[ArmSettings, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
+from shlex import quote
 from typing import Any
 
 from pydantic import ValidationError
 
 from seal.config.draft import COMMAND_LINE, Draft, KeyPath, dotted, show
+from seal.config.examples import list_example, mapping_example, nearest
 from seal.config.shape import (
     Shape,
     inside,
@@ -136,7 +137,10 @@ def _unknown(item: Finding, draft: Draft) -> str:
         return f"unknown key. Did you mean '{hint}'?"
     here = dotted(item.path)
     elsewhere = [name for name in places_of(draft.shape, str(item.path[-1])) if name != here]
-    if elsewhere and not others:
+    # It is in no wrong place, but belongs to another kind of this section, or to none.
+    around = ".".join([part for part in item.path if isinstance(part, str)][-2:])
+    is_kin = "." in around and any(f".{name}".endswith(f".{around}") for name in elsewhere)
+    if elsewhere and not others and not is_kin:
         return f"unknown key here. Did you mean {' or '.join(map(repr, elsewhere[:4]))}?"
     chosen = [pair for kind in models(item.outer) for pair in tags(kind).items()]
     known = "".join(f" with {name} {tag}" for name, tag in chosen[:1])
@@ -160,11 +164,6 @@ def _of_other_kinds(item: Finding, draft: Draft) -> str:
 
 def _guess(item: Finding) -> str:
     return nearest(str(item.path[-1]), keys(item.outer))
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """The known word that was most likely meant; empty when none is near."""
-    return next(iter(get_close_matches(word, known, n=1, cutoff=0.65)), "")
 
 
 def _missing(item: Finding, draft: Draft) -> str:
@@ -200,20 +199,31 @@ def _literal(item: Finding, draft: Draft) -> str:  # noqa: ARG001
 
 def _list(item: Finding, draft: Draft) -> str:
     text = f"expected a list, got {show(item.value)}."
-    if isinstance(item.value, dict | list) or item.value is None:
+    shape = inside(item.outer, item.path[-1])
+    if isinstance(item.value, dict) and models(tuple(inside(shape, 0))):
+        return f"{text} Make it a list of one: put '- ' before its first key, or [ ] around it."
+    given = [item.value, draft.text(item.path)]  # where text belongs, 0123 and not 123
+    return text + _write(list_example(item.outer, item.path[-1], given), item, draft)
+
+
+def _mapping(item: Finding, draft: Draft) -> str:
+    text = f"expected a mapping (key: value), got {show(item.value)}."
+    if not item.path:
         return text
-    written = draft.text(item.path) or str(item.value)
+    example = mapping_example(item.outer, item.path[-1], item.value)
+    kinds = [
+        tag for model in models(inside(item.outer, item.path[-1])) for tag in tags(model).values()
+    ]
+    listed = f" Known: {', '.join(kinds)}." if len(kinds) > 1 and item.value not in kinds else ""
+    return text + _write(example, item, draft) + listed
+
+
+def _write(example: str, item: Finding, draft: Draft) -> str:
+    """A sentence with what may be written instead; empty if nothing is known."""
+    if not example:
+        return ""
     on_line = draft.place(item.path) == COMMAND_LINE
-    name = dotted(item.path)
-    return f"{text} Write {name}='[{written}]'." if on_line else f"{text} Write [{written}]."
-
-
-def _mapping(item: Finding, draft: Draft) -> str:  # noqa: ARG001
-    shape = inside(item.outer, item.path[-1]) if item.path else item.outer
-    tag = [f"{name}: {item.value}" for model in models(shape) for name, value in tags(model).items()
-           if value == item.value]  # fmt: skip
-    example = f" Write {{{tag[0]}}}." if tag else ""
-    return f"expected a mapping (key: value), got {show(item.value)}.{example}"
+    return f" Write {dotted(item.path)}={quote(example)}." if on_line else f" Write {example}."
 
 
 def _own_words(item: Finding, draft: Draft) -> str:  # noqa: ARG001

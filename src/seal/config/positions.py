@@ -99,6 +99,18 @@ def dump_yaml(value: Any) -> str:  # noqa: ANN401 (any tree of plain values)
     )
 
 
+def flow_yaml(value: Any) -> str:  # noqa: ANN401 (any tree of plain values)
+    """Plain values as YAML on one line."""
+    return yaml.dump(
+        value,
+        Dumper=_OnOneLine,
+        default_flow_style=True,
+        sort_keys=False,
+        allow_unicode=True,
+        width=1_000_000,
+    ).strip()
+
+
 def _compose(text: str, where: str) -> yaml.Node | None:
     loader = _Loader(text)
     try:
@@ -138,6 +150,20 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 
 _Dumper.add_representer(str, _text)
 
+
+class _OnOneLine(_Dumper):
+    """Writes every list between brackets."""
+
+    def represent_sequence(
+        self,
+        tag: str,
+        sequence: Any,  # noqa: ANN401 (PyYAML's signature)
+        flow_style: bool | None = None,  # noqa: ARG002
+    ) -> yaml.SequenceNode:
+        """Whatever is in it."""
+        return yaml.SafeDumper.represent_sequence(self, tag, sequence, flow_style=True)
+
+
 _TAG = "tag:yaml.org,2002:"
 _CORE = {
     "null": (r"null|Null|NULL|~|", ["n", "N", "~", ""]),
@@ -151,7 +177,7 @@ _CORE = {
     "merge": (r"<<", ["<"]),
 }
 for _name, (_pattern, _first) in _CORE.items():
-    for _class in (_Loader, _Dumper):
+    for _class in (_Loader, _Dumper, _OnOneLine):
         _class.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
 
 
