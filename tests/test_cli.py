@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import signal
@@ -392,6 +393,43 @@ def test_config_init_check_schema(folder: Path, capsys: pytest.CaptureFixture[st
 
     assert cli.main(["config", "schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Experiment"
+
+
+def test_config_check_tells_of_a_tracker_that_is_not_installed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
+    assert cli.main(["config", "check", *WORDS, "track=[tensorboard]"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.main(["config", "check", *WORDS, "track=[tensorboard, wandb]"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "command line: valid. The run goes to runs/x.\n"
+    assert said.err.startswith("On this machine, track: wandb is not installed. Install with `pip ")
+
+
+def test_only_retries_of_the_hub_are_kept_quiet(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_http.logger, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+    nowhere = "http://127.0.0.1:9/nothing"
+
+    def warnings() -> list[str]:
+        caplog.clear()
+        with pytest.raises(Exception, match="refused"):
+            _http.http_backoff("HEAD", nowhere, max_retries=1, base_wait_time=0)
+        _http.logger.warning("HTTP Error 503 thrown while requesting HEAD x")
+        return [record.getMessage() for record in caplog.records if record.name == _http.__name__]
+
+    for added in list(_http.logger.filters):  # by another test's command line
+        _http.logger.removeFilter(added)
+    assert len(warnings()) == 4  # a failure, a retry, a failure, ours
+    assert cli.main(["config", "check", *WORDS]) == 0
+    assert warnings() == ["HTTP Error 503 thrown while requesting HEAD x"]
 
 
 # ---- CONFIG and KEY=VALUE

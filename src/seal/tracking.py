@@ -43,6 +43,18 @@ def _each_once(names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
 TrackerNames = Annotated[tuple[TrackerName, ...], AfterValidator(_each_once)]
 
 
+def what_is_absent(names: Sequence[TrackerName]) -> str:
+    """Which of the trackers are not installed, and how to install them; empty if all are."""
+    absent = [name for name in names if importlib.util.find_spec(name) is None]
+    if not absent:
+        return ""
+    return (
+        f"track: {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed. Install "
+        f"with `pip install {' '.join(absent)}` (all trackers: `pip install 'seal[track]'`), or "
+        "take it out of track."
+    )
+
+
 def nowhere(entry: Entry) -> None:
     """Mirror nothing."""
 
@@ -62,13 +74,9 @@ class Tracking:
         Raises:
             ValueError: If one is not, with the command that installs it.
         """
-        absent = [name for name in names if importlib.util.find_spec(name) is None]
+        absent = what_is_absent(names)
         if absent:
-            raise ValueError(
-                f"track: {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed. "
-                f"Install with `pip install {' '.join(absent)}` (all trackers: `pip install "
-                "'seal[track]'`), or take it out of track."
-            )
+            raise ValueError(absent)
         self.names = tuple(names)
         self.folder = folder
         self.project = project

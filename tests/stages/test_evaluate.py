@@ -144,9 +144,7 @@ def test_two_tasks_of_one_metric_are_refused(monkeypatch):
     monkeypatch.setattr(
         "seal.tasks.over_refusal.OverRefusal.metrics", ("refusal_rate",), raising=True
     )
-    message = (
-        '"over_refusal" and "harmful_prompts" both measure refusal_rate. Give this one a name'
-    )
+    message = '"over_refusal" and "harmful_prompts" both measure refusal_rate. Give this one a name'
     with pytest.raises(ValidationError, match=message):
         settings(*tasks)
     settings(tasks[0], {**tasks[1], "name": "mine"})

@@ -6,7 +6,9 @@ Nothing heavy is imported before a command runs, so that --help is there at once
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -27,12 +29,17 @@ _TYPER_INTERRUPTED = 130
 # Ctrl-C; what ends a process politely; what SLURM sends before it takes a machine away.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM) + ((signal.SIGUSR1,) if sys.platform != "win32" else ())
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+# The Hub's client tells of every connection that it tries anew; where there is no network, our own
+# message at the end says it all. What a server answers (503, a rate limit) stays.
+_RETRIES = re.compile(r"'.*' thrown while requesting |Retrying in [0-9.]+s \[Retry ", re.DOTALL)
+_HUB_CLIENT = "huggingface_hub.utils._http"
 _THEIRS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return its exit code."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
+    logging.getLogger(_HUB_CLIENT).addFilter(_is_no_retry)
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:  # of what a shell starts in the background
@@ -53,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return DONE
+
+
+def _is_no_retry(record: logging.LogRecord) -> bool:
+    return _RETRIES.match(record.getMessage()) is None
 
 
 def _show_version(wanted: bool) -> None:

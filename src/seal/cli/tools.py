@@ -14,6 +14,7 @@ from seal.cli.app import (
     Quiet,
     Words,
     app,
+    complain,
     config_app,
     data_app,
     experiment_of,
@@ -178,6 +179,11 @@ def config_check(
         say(dump_experiment(experiment).rstrip("\n"))
     else:
         say(f"{name}: valid. The run goes to {experiment.run_dir}.")
+    from seal.tracking import what_is_absent
+
+    absent = what_is_absent(experiment.track)
+    if absent:
+        complain(f"On this machine, {absent}")
 
 
 @config_app.command("schema")
