@@ -134,6 +134,21 @@ def test_the_report_is_served_with_the_text_of_every_sample(config):
         assert b"<html" in page.read(2000)
 
 
+def test_what_is_missing_is_named_with_its_run_and_the_command_that_makes_it(config):
+    experiment = load_experiment(config, ["pairwise=[]", "seeds=[0]", "report.evidence=false"])
+    pipeline.rank(experiment)
+    pipeline.select(experiment)
+    root = experiment.run_dir
+    start = f"the run {root} is not finished: {root}/evaluate/base/seed-0 is missing. "
+    with pytest.raises(ValueError, match=r".") as caught:
+        pipeline.report(experiment)
+    assert str(caught.value) == f"{start}Run `seal evaluate {root}` first."
+    other = load_experiment(config, ["pairwise=[]", "seeds=[0]"])  # of which the folder knows not
+    with pytest.raises(ValueError, match=r".") as caught:
+        pipeline.report(other)
+    assert str(caught.value) == f"{start}Run `seal evaluate` with the same config first."
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -169,6 +169,10 @@ def test_mixing_and_merging(seal, files, tmp_path):
     run = Path(files["run_dir"])
     record = json.loads((run / "train" / "selected" / "seed-0" / "adapter.json").read_text())
     assert record["num_samples"] == 20  # 16 selected, and 4 of the safe set make up a fifth
+    before = tree(run)
+    licences = ("pool.license=mit", "safe.license=mit", "train.mix.data.license=cc-by-4.0")
+    assert seal("train", config, *licences).exit_code == 0
+    assert tree(run) == before, "a licence is part of no identity"
     merged = run / "merge" / "selected" / "seed-0" / "model"
     again = seal("rank", config, f"model.path={merged}", f"run_dir={tmp_path}/merged")
     assert again.exit_code == 0, again.output

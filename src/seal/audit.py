@@ -13,6 +13,7 @@ from seal import cells
 from seal.artifacts.provenance import differences, load_provenance
 from seal.comparison import compare
 from seal.config.arms import ArmSettings
+from seal.config.experiment import dump_experiment
 from seal.data.sample import transcript
 from seal.evidence import gather_evidence
 from seal.inputs import Inputs
@@ -35,12 +36,12 @@ def comparison(inputs: Inputs) -> Comparison:
         ValueError: If a stage has not been run yet, with the command that runs it.
     """
     experiment, run_dir = inputs.experiment, inputs.run_dir
-    cells.existing(run_dir.rank, "seal rank")
-    cells.existing(run_dir.select, "seal select")
+    _existing(inputs, run_dir.rank, "rank")
+    _existing(inputs, run_dir.select, "select")
     _check_is_ours(inputs)
     for arm in experiment.arms:
         for seed in experiment.seeds_of(arm):
-            cells.existing(run_dir.evaluate(arm.name, seed), "seal evaluate")
+            _existing(inputs, run_dir.evaluate(arm.name, seed), "evaluate")
     compared = _compared(inputs)
     return replace(
         compared,
@@ -65,9 +66,27 @@ def serve_report(inputs: Inputs, port: int, announce: Callable[[str], None]) -> 
     Raises:
         ValueError: If there is no report, or the port is taken.
     """
-    cells.existing(inputs.run_dir.report / "index.html", "seal report")
+    _existing(inputs, inputs.run_dir.report / "index.html", "report")
     texts = SampleTexts(explorer_data(_compared(inputs)))
     serve(inputs.run_dir.report, texts, port, announce=announce)
+
+
+def _existing(inputs: Inputs, path: Path, stage: str) -> Path:
+    """The path of what a stage has made.
+
+    Raises:
+        ValueError: If there is nothing, with the run and the command that goes on with it; or it
+            was changed since.
+    """
+    run_dir = inputs.run_dir
+    command = f"seal {stage}"
+    if path.exists():
+        return cells.existing(path, command)
+    how = f"`{command}` with the same config"
+    if run_dir.config.exists():
+        mine = dump_experiment(inputs.experiment)
+        how = f"`{command} {run_dir.root}`" if run_dir.config.read_text("utf-8") == mine else how
+    raise ValueError(f"the run {run_dir.root} is not finished: {path} is missing. Run {how} first.")
 
 
 def _compared(inputs: Inputs) -> Comparison:
@@ -137,9 +156,10 @@ def _taught(arms: tuple[ArmSettings, ...]) -> ArmSettings | None:
 def _win_rates(inputs: Inputs, arm: ArmSettings, settings: PairwiseSettings) -> dict[str, Any]:
     """How often an arm's answers were preferred, averaged over its seeds item by item."""
     folders = [
-        cells.existing(
+        _existing(
+            inputs,
             inputs.run_dir.pairwise(arm.name, seed, settings.task, settings.against),
-            "seal evaluate",
+            "evaluate",
         )
         for seed in inputs.experiment.seeds_of(arm)
     ]

@@ -148,7 +148,7 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
     settings = experiment.trains_with(arm)
     identity = {
         "stage": "train",
-        "train": settings.model_dump(mode="json"),
+        "train": settings.model_dump(mode="json", exclude={"mix": {"data": {"license"}}}),
         "model": inputs.model_identity,
         "template": inputs.encoder.template_hash,
         "tokenization": experiment.tokenization.model_dump(mode="json"),

@@ -140,6 +140,7 @@ def _provenance(inputs: Inputs, arms: Mapping[str, Sequence[int]]) -> dict[str, 
     return {
         "model": experiment.model.path,
         "pool": experiment.pool.path,
+        "license": experiment.pool.license,
         "safe": [spec.path for spec in experiment.safe],
         "seeds": list(experiment.seeds),
         "select": experiment.select.identity(),

@@ -138,6 +138,17 @@ def test_two_tasks_of_one_name_are_refused(name):
         settings(*tasks)
 
 
+def test_a_licence_is_no_part_of_what_is_measured():
+    data = {"path": "a"}
+    plain, licensed = (
+        settings({"task": "heldout_nll", "data": each}, {"task": "over_refusal", "path": "a"})
+        for each in (data, {**data, "license": "mit"})
+    )
+    assert plain != licensed
+    assert plain.identity() == licensed.identity()
+    assert plain.identity()["tasks"][0]["data"]["path"] == "a"
+
+
 def test_two_tasks_of_one_metric_are_refused(monkeypatch):
     tasks = ({"task": "over_refusal", "path": "a"}, {"task": "harmful_prompts", "path": "b"})
     settings(*tasks)

@@ -8,6 +8,8 @@ import re
 import pytest
 import yaml
 from comparisons import NBSP, PAYLOAD, arm, document_of, estimate, hostile, make
+from hypothesis import given
+from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from seal.stages.report import report
@@ -252,8 +254,8 @@ def test_the_card_of_the_kept_samples(tmp_path):
     assert front["configs"] == [{"config_name": "default", "data_files": "selected.jsonl"}]
     assert "6 of 10 fine-tuning samples" in card
     assert f"| web | 4 | 1 | 3 | 75.0{NBSP}% (30.1 to 95.4{NBSP}%) |" in card
-    assert f"| \\(no source given\\) | 2 | 2 | 0 | 0.0{NBSP}% (0.0 to 65.8{NBSP}%) |" in card
-    assert "Set it before you publish these samples." in card
+    assert f"| (no source given) | 2 | 2 | 0 | 0.0{NBSP}% (0.0 to 65.8{NBSP}%) |" in card
+    assert "Set pool.license before you publish these samples." in card
     assert "* everything: `seal run runs/x/config.yaml`" in card
 
 
@@ -261,9 +263,12 @@ def test_the_card_of_the_kept_samples(tmp_path):
     ("text", "written"),
     [
         ("a|b", "a\\|b"),
-        ("<b>&amp;", "&lt;b&gt;&amp;amp;"),
-        ("# x\n* y", "\\# x \\* y"),
-        ("[x](http://y)", "\\[x\\]\\(http\\://y\\)"),
+        ("<b>&amp;", "&lt;b>&amp;amp;"),
+        ("# x\n* y #1", "\\# x \\* y #1"),
+        ("[x](http://y)", "\\[x\\](http\\://y)"),
+        ("1. a (b) {c: 2.}", "1\\. a (b) {c: 2.}"),
+        ("two_sided _a_ b__c", "two_sided \\_a\\_ b\\_\\_c"),
+        ("x > y & z, 50 % + 1!", "x > y & z, 50 % + 1!"),
         ("www.x.org", "www\\.x.org"),
         ("`x` $y$ a@b", "\\`x\\` \\$y\\$ a\\@b"),
         ("a\u202eb", "a\\\\u202eb"),
@@ -271,6 +276,23 @@ def test_the_card_of_the_kept_samples(tmp_path):
 )
 def test_names_from_data_mean_nothing_in_markdown(text, written):
     assert plain(text) == written
+
+
+@given(st.text(st.sampled_from("ab1 _*`~[]()!<>&;#|\\:/.-+={}\"'$@^\n"), max_size=12))
+def test_a_text_reads_in_markdown_as_it_is(text):
+    markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    shown = markdown.render(plain(text)).replace("&quot;", '"')
+    wanted = html.escape(" ".join(text.split()), quote=False)
+    assert shown == (f"<p>{wanted}</p>\n" if wanted else "")
+
+
+def test_the_card_names_the_licence_of_the_pool(tmp_path):
+    named = make(provenance={**make().provenance, "license": "cc-by-nc-4.0"})
+    report(named, tmp_path)
+    card = (tmp_path / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-nc-4.0"
+    assert "The licence, cc-by-nc-4.0, is the one that the experiment names for the pool" in card
+    assert "unknown" not in card
 
 
 def test_the_card_of_hostile_data_is_a_card_still(tmp_path):

@@ -41,6 +41,8 @@ class DataSpec(Settings):
         limit: Most rows that are read after them; None for all.
         label: Column with the truth, for scoring a ranking afterwards; no ranker ever sees it.
         on_bad_row: "error" refuses the file; "skip" leaves bad rows out and lists them.
+        license: Of the data, spelled as on the Hub, such as cc-by-nc-4.0. It only documents: it is
+            part of no identity.
     """
 
     path: str
@@ -53,6 +55,7 @@ class DataSpec(Settings):
     limit: int | None = Field(default=None, ge=1)
     label: str | None = None
     on_bad_row: Literal["error", "skip"] = "error"
+    license: str | None = None
 
     @model_validator(mode="after")
     def _columns_are_read(self) -> DataSpec:

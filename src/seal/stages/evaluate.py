@@ -36,9 +36,10 @@ class EvaluateSettings(Settings):
     server: ServerSettings | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What decides the measurements, as JSON; not how long a server is waited for."""
+        """What decides the measurements, as JSON: no licence, no waiting time of a server."""
         server = self.server and {"base_url": self.server.base_url, "model": self.server.model}
-        return {**self.model_dump(mode="json"), "server": server}
+        no_licence = {"tasks": {"__all__": {"data": {"license"}}}}
+        return {**self.model_dump(mode="json", exclude=no_licence), "server": server}
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> EvaluateSettings:

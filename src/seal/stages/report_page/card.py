@@ -24,7 +24,15 @@ _SIZES = (
     (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
 )
-_MARKED = re.compile(r"[\\`*_{}\[\]()#+!|~:@$^]|(?<=www)\.")
+# What CommonMark, its tables, struck out text and bare addresses, and mathematics on the Hub read;
+# nothing more, so that the source can be read too. An underscore inside a word marks nothing.
+_MARKED = re.compile(
+    r"[\\`*\[\]|~@$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=mailto):|(?<=xmpp):|(?<=www)\."
+    r"|^[#+>-]",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"^(\d+)([.)])")
+_READ_BY_HTML = re.compile(r"<|&(?=#?\w)")
 
 
 def data_card(document: Numbers) -> str:
@@ -58,8 +66,7 @@ def data_card(document: Numbers) -> str:
             [
                 "A score is a learned correlation, not a proof of harm. Harmless samples can have "
                 "been dropped and harmful ones kept.",
-                "The licence is that of the pool, which seal does not know: the front matter says "
-                "unknown. Set it before you publish these samples.",
+                _licence(document),
                 "Text is as it was in the pool: it was not rewritten, and personal data was not "
                 "looked for.",
                 *document["reservations"],
@@ -75,11 +82,13 @@ def data_card(document: Numbers) -> str:
 def plain(text: str) -> str:
     r"""Text on one line, of which Markdown and HTML take nothing as their own.
 
-    Newlines become blanks, hidden characters are spelled out, what could mark anything (also the :
-    of an address) is escaped with a backslash, and what HTML reads becomes an entity.
+    Newlines become blanks, hidden characters are spelled out, what could mark anything where it
+    stands (also the :// of an address) is escaped with a backslash, and what HTML reads becomes an
+    entity.
     """
     marked = _MARKED.sub(lambda found: "\\" + found.group(), " ".join(visible(text).split()))
-    return html.escape(marked, quote=False)
+    marked = _NUMBERED.sub(r"\1\\\2", marked)
+    return _READ_BY_HTML.sub(lambda found: html.escape(found.group()), marked)
 
 
 def _front_matter(document: Numbers) -> str:
@@ -89,7 +98,7 @@ def _front_matter(document: Numbers) -> str:
     return "\n".join(
         [
             "---",
-            "license: unknown",
+            f"license: {json.dumps(document['provenance'].get('license') or 'unknown')}",
             f"pretty_name: {json.dumps(document['title'])}",
             f"size_categories: [{json.dumps(size)}]",
             "tags: [data-selection, safety, fine-tuning, seal]",
@@ -98,6 +107,19 @@ def _front_matter(document: Numbers) -> str:
             "  data_files: selected.jsonl",
             "---",
         ]
+    )
+
+
+def _licence(document: Numbers) -> str:
+    named = document["provenance"].get("license")
+    if named:
+        return (
+            f"The licence, {plain(named)}, is the one that the experiment names for the pool; seal "
+            "has not checked it."
+        )
+    return (
+        "The licence is that of the pool, which the experiment does not name: the front matter "
+        "says unknown. Set pool.license before you publish these samples."
     )
 
 
