@@ -9,6 +9,7 @@ import time
 import pytest
 
 from seal.artifacts import judgements
+from seal.artifacts.checked_lines import checked_line
 from seal.artifacts.judgements import JudgementFile
 
 IDENTITY = {"judge": "rubric", "model": "m"}
@@ -73,15 +74,15 @@ def test_a_torn_line_costs_only_itself(tmp_path, cut):
     assert third.find("b") is not None
 
 
-@pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"3", b"null", b'{"score": 1}', b"{"])
-def test_foreign_lines_are_passed_over(tmp_path, line):
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"3", b"null", b'{"score": 1}'])
+def test_foreign_lines_are_refused(tmp_path, line):
     file = make(tmp_path)
     file.add("a", {"score": 1})
     with file.path.open("ab") as out:
         out.write(line + b"\n")
     file.add("b", {"score": 2})
-    again = make(tmp_path)
-    assert (again.find("a"), again.find("b")) == ({"score": 1}, {"score": 2})
+    with pytest.raises(ValueError, match=rf"{file.path.name}:2: this line was changed since"):
+        make(tmp_path).find("a")
 
 
 def test_each_line_is_one_write_that_reaches_the_disk(tmp_path, monkeypatch):
@@ -94,7 +95,8 @@ def test_each_line_is_one_write_that_reaches_the_disk(tmp_path, monkeypatch):
     file = make(tmp_path)
     file.add("a", {})
     file.add("b", {})
-    assert calls == [b'{"key": "a"}\n', "sync", b'{"key": "b"}\n', "sync"]
+    written = [checked_line({"key": key}).encode() for key in "ab"]
+    assert calls == [written[0], "sync", written[1], "sync"]
 
 
 def test_a_full_disk_is_said_and_the_rest_is_kept(tmp_path, monkeypatch):

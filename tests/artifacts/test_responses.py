@@ -34,9 +34,9 @@ def test_the_first_line_shows_in_clear_what_made_the_answers(file):
     file.append({"l": Answer("b")})
     lines = [json.loads(line) for line in file.path.read_text().splitlines()]
     assert lines == [
-        {"header": {**HEADER, "tuple": [1, 2]}},
-        {"key": "k", "response": "a"},
-        {"key": "l", "response": "b"},
+        {"header": {**HEADER, "tuple": [1, 2]}, "checksum": lines[0]["checksum"]},
+        {"key": "k", "response": "a", "checksum": lines[1]["checksum"]},
+        {"key": "l", "response": "b", "checksum": lines[2]["checksum"]},
     ]
     again = ResponseStore(file.path.parent).open(HEADER)
     again.read()
@@ -81,6 +81,16 @@ def test_a_file_that_is_another_ones_is_refused(tmp_path, file):
     other.path.replace(file.path)
     with pytest.raises(ValueError, match=r"\.jsonl:1: the answers .* another way .* Delete it"):
         file.read()
+
+
+def test_a_changed_line_is_refused_with_its_number(file):
+    file.append({"k1": Answer("one"), "k2": Answer("two")})
+    file.path.write_bytes(file.path.read_bytes().replace(b'"one"', b'"ome"'))
+    with pytest.raises(ValueError, match=r"\.jsonl:2: this line was changed .* delete the line"):
+        file.read()
+    lines = file.path.read_bytes().split(b"\n")
+    file.path.write_bytes(b"\n".join([lines[0], *lines[2:]]))  # the way out
+    assert file.read() == {"k2": Answer("two")}
 
 
 def test_what_cannot_be_written_or_read_is_said(tmp_path):

@@ -82,6 +82,25 @@ def test_a_damaged_file_is_named_by_the_next_command(seal, run, name, damage):
     assert again.exit_code == 0, f"the way out is none: {again.said}"
 
 
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_changed_answer_is_named_with_its_line(seal, run, place):
+    config, folder = run
+    path = sorted(folder.glob("responses/*.jsonl"))[0]
+    content = bytearray(path.read_bytes())
+    lines = content.split(b"\n")
+    number = int(place * (len(lines) - 1))
+    content[len(b"\n".join(lines[:number])) + len(lines[number]) // 2] ^= 1
+    path.write_bytes(content)
+    shutil.rmtree(folder / "evaluate")
+    done = seal("evaluate", config, f"run_dir={folder}")
+    assert done.exit_code == 2, done.said
+    assert f"{path}:{number + 1}: this line was changed since it was written" in done.said
+    changed = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join(changed[:number] + changed[number + 1 :]))
+    again = seal("evaluate", config, f"run_dir={folder}")
+    assert again.exit_code == 0, f"the way out is none: {again.said}"
+
+
 def test_every_bit_of_an_artifact_counts(seal, run):
     """Also of the logs beside it; without hashes, a flipped bit in most of them went unseen."""
     config, folder = run

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seal.artifacts.atomic import make_parent, write_json
+from seal.artifacts.checked_lines import checked_line, checked_records
 
 
 class JudgementFile:
@@ -17,7 +18,8 @@ class JudgementFile:
 
     A line is written in one piece and forced to the disk before `add` returns, so a killed run
     loses nothing that was paid for. Several processes may write at once: each line is one append.
-    What a crash or a full disk left of a line is passed over, and the next line starts on its own.
+    What a crash or a full disk left of a line is passed over, and the next line starts on its own;
+    a line that was changed is refused.
 
     Attributes:
         path: The file, `<name>-<start of the identity's hash>.jsonl`; beside it lies a `.json` that
@@ -41,7 +43,11 @@ class JudgementFile:
         return _digest(_canonical([self._identity, *texts]))
 
     def find(self, key: str) -> dict[str, Any] | None:
-        """The judgement under a key; None if there is none."""
+        """The judgement under a key; None if there is none.
+
+        Raises:
+            ValueError: If a line of the file was changed since it was written.
+        """
         if self._rows is None:
             self._rows = _read(self.path)
         return self._rows.get(key)
@@ -55,7 +61,7 @@ class JudgementFile:
         if not self.path.exists():
             make_parent(self.path)
             write_json(self.path.with_suffix(".json"), json.loads(self._identity))
-        line = json.dumps({"key": key, **row}, allow_nan=False) + "\n"
+        line = checked_line({"key": key, **row})
         try:
             _append(self.path, line.encode("ascii"))
         except OSError as error:
@@ -86,12 +92,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     if not path.exists():
         return rows
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line)
-            rows.setdefault(row.pop("key"), row)
-        except (ValueError, KeyError, AttributeError, TypeError):
-            continue  # blank or torn: that exchange is judged again
+    for _, row in checked_records(path, path.read_bytes()):
+        rows.setdefault(row.pop("key"), row)
     return rows
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seal.artifacts.checked_lines import checked_line, checked_records
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -49,8 +51,8 @@ class ResponseFile:
     """Answers by key; several processes may add to it at once.
 
     A header line, then one line per answer, and nothing is ever changed. A line that a crash cut
-    off is passed over, and its answer is missing. Of two answers with one key the first counts, for
-    good, whoever reads.
+    off is passed over, and its answer is missing; one that was changed is refused. Of two answers
+    with one key the first counts, for good, whoever reads.
 
     Attributes:
         path: The file.
@@ -71,17 +73,17 @@ class ResponseFile:
         """Key -> answer, of all that are there.
 
         Raises:
-            ValueError: If the file cannot be read, or is another one's under this name.
+            ValueError: If the file cannot be read, a line of it was changed, or it is another
+                one's under this name.
         """
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            content = self.path.read_bytes()
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise ValueError(f"{self.path} cannot be read ({error.strerror}).") from error
         answers: dict[str, Answer] = {}
-        for number, line in enumerate(lines, start=1):
-            record = _record(line)
+        for number, record in checked_records(self.path, content):
             if record.get("header", self._header) != self._header:
                 raise ValueError(
                     f"{self.path}:{number}: the answers in this file were made in another way than "
@@ -120,7 +122,7 @@ class ResponseFile:
         for key, answer in answers.items():
             note = {"note": answer.note} if answer.note else {}
             records.append({"key": key, "response": answer.response, **note})
-        text = "".join(json.dumps(record) + "\n" for record in records)
+        text = "".join(map(checked_line, records))
         if size:
             os.lseek(handle, size - 1, os.SEEK_SET)
             if os.read(handle, 1) != b"\n":  # a line that a crash cut off: keep ours apart from it
@@ -132,12 +134,3 @@ class ResponseFile:
         while written < len(data):  # a disk that is nearly full; the next call says so
             written += os.write(handle, data[written:])
         self._is_headed = True
-
-
-def _record(line: bytes) -> dict[str, Any]:
-    """The object of a line; none for a line that was cut off, or two that ran into one another."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
