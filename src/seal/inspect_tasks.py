@@ -32,7 +32,6 @@ from pydantic import TypeAdapter, ValidationError
 from seal.data.sample import Message
 from seal.generation import Decoding
 from seal.judges.judging import Judging
-from seal.models import LanguageModel
 from seal.responders import Responder
 from seal.tasks.prompt_task import PromptTask
 from seal.tasks.prompts import Item
@@ -292,7 +291,8 @@ class _Scoring:
         # Numbered, because with several epochs one item has several answers.
         items = tuple(replace(answer.item, id=str(number)) for number, answer in enumerate(batch))
         given = _Given([answer.response for answer in batch])
-        subject = Subject(_NO_MODEL, Decoding(), given, self._judging)
+        # inspect_ai holds the model; no task here reads likelihoods.
+        subject = Subject(None, Decoding(), given, self._judging)
         try:
             found = self._task.measure_answers(subject, items)
         except Exception as error:  # each who waits raises it
@@ -317,10 +317,6 @@ class _Given(Responder):
         del names  # nothing is asked, so no message names a prompt
         assert len(prompts) == len(self._responses)
         return self._responses
-
-
-# inspect_ai holds the model. Tasks read `Subject.lm` for likelihoods alone, which none here takes.
-_NO_MODEL = cast(LanguageModel, None)
 
 
 def _score(values: dict[str, float], row: Mapping[str, Any]) -> Score:

@@ -23,16 +23,23 @@ class Subject:
     """The model that is measured, and what is needed to measure it.
 
     Attributes:
-        lm: The model, for tasks that read its likelihoods.
+        model: The model, for tasks that read its likelihoods; None where only its answers can be
+            had, and only tasks that measure those are run.
         decoding: How it answers.
         responder: What answers for it.
         judging: Where the answers are judged.
     """
 
-    lm: LanguageModel
+    model: LanguageModel | None
     decoding: Decoding
     responder: Responder
     judging: Judging
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model, where there is one."""
+        assert self.model is not None, "only the answers of this model can be had"
+        return self.model
 
 
 class Task(Settings, ABC):
