@@ -1,19 +1,18 @@
 """From YAML and KEY=VALUE to an experiment, and every message on the way."""
 
-import inspect
 import json
 import math
 import random
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
 from pydantic import Field, model_validator
 
 from seal.artifacts.settings import Settings
-from seal.config.arms import arms_of_words, needs_harmful
+from seal.config.arms import arms_of_words
 from seal.config.experiment import (
     Experiment,
     dump_experiment,
@@ -23,9 +22,6 @@ from seal.config.experiment import (
 )
 from seal.config.parse import parse_config
 from seal.config.positions import dump_yaml, parse_yaml
-from seal.rankers.less import Less
-from seal.rankers.ranker import Ranker
-from seal.rankers.union import AnyRanker
 
 REQUIRED = "run_dir: runs/x\nmodel: {path: m}\npool: {path: p.jsonl}\nsafe: {path: s.jsonl}\n"
 
@@ -757,14 +753,3 @@ def test_the_schema_takes_words_and_mappings_for_arms() -> None:
     select = schema["$defs"]["ArmSettings"]["properties"]["select"]["anyOf"]
     assert {"const": "auto", "type": "string"} in select
     assert "\n#arms: [base, all, random, selected]\n" in starter_config()
-
-
-@pytest.mark.parametrize("ranker", get_args(get_args(AnyRanker)[0]))
-def test_which_rankers_need_harmful_references_is_known(ranker: type[Ranker]) -> None:
-    """They all call `require_harmful`; LESS says it in its own words."""
-    needed = needs_harmful(ranker.model_construct())
-    if ranker is Less:
-        assert not needed
-        assert needs_harmful(Less(targets="both"))
-    else:
-        assert needed == ("require_harmful" in vars(inspect.getmodule(ranker)))

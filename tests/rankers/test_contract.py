@@ -1,6 +1,7 @@
 """What every ranker promises, tested on each of them."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from seal.rankers.seal import Seal
 from seal.rankers.sqsd import Sqsd
 from seal.rankers.toss import Toss
 from seal.rankers.two_sided import TwoSided
+from seal.rankers.union import AnyRanker
 
 SMALL = {"epochs": 2, "batch_size": 4, "micro_batch_size": 3, "learning_rate": 1e-2}
 SMALL_LESS = {"warmup_epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "lora": LoraSpec(r=4)}
@@ -146,3 +148,21 @@ def test_ranking_survives_the_disk(ranker, tiny_model_dir, tmp_path):
     np.testing.assert_array_equal(again.ranks, ranking.ranks)
     assert again.columns.keys() == ranking.columns.keys()
     assert again.is_log_odds == isinstance(ranker, TwoSided)
+
+
+def test_each_registered_ranker_keeps_these_promises(second_model):
+    made = {
+        type(p.values[0](second_model) if callable(p.values[0]) else p.values[0]) for p in RANKERS
+    }
+    assert made == set(get_args(get_args(AnyRanker)[0]))
+
+
+def test_it_says_whether_it_needs_harmful_references(ranker, tiny_model_dir):
+    """And is right: those that do refuse before they begin, the others do without."""
+    lm = load_model(ModelSpec(path=str(tiny_model_dir)))
+    task = make_task(lm, make_pool(), make_safe(), [])
+    if ranker.needs_harmful:
+        with pytest.raises(ValueError, match="needs harmful references; give some"):
+            ranker.rank(task)
+    else:
+        assert len(ranker.rank(task).ids) == len(task.pool)

@@ -17,8 +17,6 @@ from seal.artifacts.settings import Settings, error_at
 from seal.config.examples import nearest
 from seal.mergers.union import AnyMerger
 from seal.rankers.from_file import FromFile
-from seal.rankers.less import Less
-from seal.rankers.ranker import Ranker
 from seal.rankers.union import AnyRanker
 from seal.stages.pairwise import PairwiseSettings
 from seal.stages.select import SelectSettings
@@ -29,8 +27,6 @@ from seal.tasks.union import AnyTask
 Word = Literal["base", "all", "random", "selected", "oracle"]
 WORDS: tuple[Word, ...] = get_args(Word)
 
-# Of the rankers that are listed here, not every setting needs them: see `needs_harmful`.
-_WITH_HARMFUL = frozenset({"bi_anchor", "bi_anchor_gradient", "larf", "less", "sqsd", "toss"})
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_+.-]{0,98}[A-Za-z0-9_+-])?")
 _RANK_AND_SELECT = ("rank", "select")
 
@@ -154,13 +150,6 @@ def arms_of_words(*words: Word) -> tuple[ArmSettings, ...]:
 DEFAULT_ARMS = arms_of_words("base", "all", "random", "selected")
 
 
-def needs_harmful(ranker: Ranker) -> bool:
-    """Whether a ranker refuses to work without harmful references."""
-    if isinstance(ranker, Less):
-        return ranker.targets != "safe"
-    return getattr(ranker, "method", "") in _WITH_HARMFUL
-
-
 def check_together(arms: Sequence[ArmSettings]) -> None:
     """Refuse arms that contradict each other.
 
@@ -202,7 +191,7 @@ def check_with_safety_data(
         ValidationError: At the place of the arm.
     """
     for place, arm in enumerate(arms):
-        if arm.rank is not None and needs_harmful(arm.rank) and not has_harmful:
+        if arm.rank is not None and arm.rank.needs_harmful and not has_harmful:
             raise error_at(
                 ("arms", place, "rank"),
                 arm.rank.method,

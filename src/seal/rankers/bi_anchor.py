@@ -46,6 +46,11 @@ class BiAnchor(Ranker):
     max_anchors: int = Field(default=100, ge=1)
     seed: int = 0
 
+    @property
+    def needs_harmful(self) -> bool:
+        """Always."""
+        return True
+
     def rank(self, task: RankingTask) -> Ranking:
         """Read the anchors and the pool, and compare.
 

@@ -60,6 +60,11 @@ class BiAnchorGradient(Ranker):
     micro_batch_size: int = Field(default=8, ge=1)
     seed: int = 0
 
+    @property
+    def needs_harmful(self) -> bool:
+        """Always."""
+        return True
+
     def rank(self, task: RankingTask) -> Ranking:
         """Three mean directions, and one gradient per pool sample.
 

@@ -89,6 +89,11 @@ class Larf(Ranker):
             )
         return self
 
+    @property
+    def needs_harmful(self) -> bool:
+        """Always."""
+        return True
+
     def rank(self, task: RankingTask) -> Ranking:
         """Read the anchors, choose the block, read the pool up to it.
 

@@ -79,6 +79,11 @@ class Less(Ranker):
         refuse_dropout(self.lora)
         return self
 
+    @property
+    def needs_harmful(self) -> bool:
+        """Unless only the safe set is a target."""
+        return self.targets != "safe"
+
     def rank(self, task: RankingTask) -> Ranking:
         """Warm up, and after each epoch compare the pool with the targets."""
         pool = sorted(task.pool, key=lambda row: row.id)
@@ -107,7 +112,7 @@ class Less(Ranker):
         return Cost(trained=self.warmup_epochs * rows)
 
     def _targets(self, task: RankingTask) -> dict[str, list[Encoded]]:
-        if self.targets != "safe" and not task.harmful:
+        if self.needs_harmful and not task.harmful:
             raise ValueError(
                 f"rank.targets={self.targets} needs harmful references; give some as harmful.path, "
                 "or set rank.targets=safe."

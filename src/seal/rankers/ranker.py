@@ -118,6 +118,11 @@ class Ranker(Settings):
     def rank(self, task: RankingTask) -> Ranking:
         """Score the pool."""
 
+    @property
+    def needs_harmful(self) -> bool:
+        """Whether, as it is set, it refuses to work without harmful references."""
+        return False
+
     def extends(self) -> str:
         """Why a finished ranking cannot be added to, or "".
 

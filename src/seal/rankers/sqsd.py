@@ -71,6 +71,11 @@ class Sqsd(Ranker):
         refuse_dropout(self.lora)
         return self
 
+    @property
+    def needs_harmful(self) -> bool:
+        """Always."""
+        return True
+
     def rank(self, task: RankingTask) -> Ranking:
         """Train both adapters, then compare every pool sample with each."""
         require_harmful(task, self.method)

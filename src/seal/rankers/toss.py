@@ -79,6 +79,11 @@ class Toss(Ranker):
             )
         return lora
 
+    @property
+    def needs_harmful(self) -> bool:
+        """Always."""
+        return True
+
     def rank(self, task: RankingTask) -> Ranking:
         """Train the references, and score every token of the pool under each."""
         require_harmful(task, self.method)
