@@ -134,6 +134,19 @@ def test_the_report_is_served_with_the_text_of_every_sample(config):
         assert b"<html" in page.read(2000)
 
 
+def test_an_arm_with_a_ranker_of_its_own_has_its_ranking_in_the_report(config):
+    words = ["pairwise=[]", "seeds=[0]", "report.evidence=false"]
+    experiment = load_experiment(config, [*words, "arms=[{name: mine, rank: {method: random}}]"])
+    document = json.loads(pipeline.run(experiment).with_name("report.json").read_text())
+    own = document["arm_rankings"]["mine"]
+    assert own["ranker"] == "random"
+    assert own["selection"]["num_kept"] == 4
+    names = set(document["provenance"]["files"])
+    inputs = Inputs(experiment, silent)
+    folder = inputs.rank_folder(experiment.arms[0]).relative_to(experiment.run_dir).as_posix()
+    assert {"rank/ranking.parquet", f"{folder}/ranking.parquet"} < names
+
+
 def test_what_is_missing_is_named_with_its_run_and_the_command_that_makes_it(config):
     experiment = load_experiment(config, ["pairwise=[]", "seeds=[0]", "report.evidence=false"])
     pipeline.rank(experiment)

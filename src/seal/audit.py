@@ -40,6 +40,9 @@ def comparison(inputs: Inputs) -> Comparison:
     _existing(inputs, run_dir.select, "select")
     _check_is_ours(inputs)
     for arm in experiment.arms:
+        if arm.rank is not None:
+            _existing(inputs, inputs.rank_folder(arm), "rank")
+            _existing(inputs, inputs.select_folder(arm), "select")
         for seed in experiment.seeds_of(arm):
             _existing(inputs, run_dir.evaluate(arm.name, seed), "evaluate")
     compared = _compared(inputs)

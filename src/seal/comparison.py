@@ -16,7 +16,7 @@ from seal.inputs import Inputs
 from seal.judges.judge import Judge
 from seal.metrics import ranking_quality
 from seal.stages.evaluate import load_evaluation, metric_keys
-from seal.stages.report import ArmResult, Comparison, MetricSource
+from seal.stages.report import ArmRanking, ArmResult, Comparison, MetricSource
 from seal.stages.select import SelectSettings, find_cut
 from seal.tasks.union import AnyTask
 
@@ -63,12 +63,24 @@ def compare(
         num_tokens={row.id: len(row.input_ids) for row in encoded},
         num_response_tokens={row.id: int(row.response_mask.sum()) for row in encoded},
         auto=_auto(ranking),
+        arm_rankings=_arm_rankings(inputs, labels),
         rank_stability=_rank_stability(run_dir),
         replay={
             "everything": f"seal run {run_dir.root}",
             "this report, from the files beside it": f"seal report {run_dir.root}",
         },
     )
+
+
+def _arm_rankings(inputs: Inputs, labels: Mapping[str, str]) -> dict[str, ArmRanking]:
+    found = {}
+    for arm in inputs.experiment.arms:
+        if arm.rank is not None:
+            ranking = load_ranking(inputs.rank_folder(arm) / "ranking.parquet")
+            selection = load_selection(inputs.select_folder(arm) / "selection.parquet")
+            quality = _quality(inputs, ranking, labels)
+            found[arm.name] = ArmRanking(arm.rank.method, ranking, selection, quality)
+    return found
 
 
 def _auto(ranking: Ranking) -> Cut | str:
@@ -148,13 +160,17 @@ def _provenance(inputs: Inputs, arms: Mapping[str, Sequence[int]]) -> dict[str, 
         "environment": rank.environment,
         "train": experiment.train.model_dump(mode="json"),
         "evaluate": experiment.evaluate.model_dump(mode="json"),
-        "files": _file_hashes(run_dir, arms),
+        "files": _file_hashes(inputs, arms),
     }
 
 
-def _file_hashes(run_dir: RunDir, arms: Mapping[str, Sequence[int]]) -> dict[str, str]:
+def _file_hashes(inputs: Inputs, arms: Mapping[str, Sequence[int]]) -> dict[str, str]:
     """SHA-256 of each file that the report's numbers come from, by its path in the run's folder."""
+    run_dir = inputs.run_dir
     folders = [run_dir.evaluate(arm, seed) for arm, seeds in arms.items() for seed in seeds]
-    files: list[Path] = [run_dir.rank / "ranking.parquet", run_dir.select / "selection.parquet"]
+    files: list[Path] = []
+    for arm in (None, *(arm for arm in inputs.experiment.arms if arm.rank is not None)):
+        files += [inputs.rank_folder(arm) / "ranking.parquet"]
+        files += [inputs.select_folder(arm) / "selection.parquet"]
     files += [path for folder in folders for path in sorted(folder.glob("*/scores.jsonl"))]
     return {path.relative_to(run_dir.root).as_posix(): file_hash(path) for path in files}

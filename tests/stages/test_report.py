@@ -13,7 +13,7 @@ from seal.artifacts.ranking import make_ranking
 from seal.artifacts.selection import Selection
 from seal.cut import Cut
 from seal.data.sample import Message, Sample
-from seal.stages.report import ArmResult, report
+from seal.stages.report import ArmRanking, ArmResult, report
 from seal.stages.report_page.page import render
 
 
@@ -411,3 +411,38 @@ def test_what_does_not_fit_together_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         report(make(**changes), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def own_ranking(num=10):
+    """Of an arm: the opposite of the shared one, of which it keeps three."""
+    ids = tuple(f"a{place}" for place in range(num))
+    quality = {"auroc": estimate(0.125, 0.1, 10)}
+    return ArmRanking(
+        "loss", make_ranking(ids, -np.arange(float(num))), Selection(ids[:3], num), quality
+    )
+
+
+def test_the_ranking_of_an_arm_is_shown_beside_the_shared_one(tmp_path):
+    document = document_of(tmp_path, arm_rankings={"mine": own_ranking()})
+    own = document["arm_rankings"]["mine"]
+    assert own["ranker"] == "loss"
+    assert own["ranking"]["auroc"]["value"] == 0.125
+    assert own["selection"]["num_kept"] == 3
+    assert own["selection"]["cut_score"] == -2.5
+    assert sum(own["histogram"]["unsafe"]) == 4
+    assert own["histogram"]["kept"][-1] == 1  # of score 0
+    assert document["selection"]["num_kept"] == 6
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count("<bdi>mine</bdi> alone, by <bdi>loss</bdi></h3>") == 2
+    assert page.count("the one that the arms share, by seal") == 2
+    assert "Histogram of the scores of 10 samples for the arm mine, cut at -2.5" in page
+
+
+def test_without_rankings_of_their_own_nothing_is_said_of_them(tmp_path):
+    assert document_of(tmp_path)["arm_rankings"] == {}
+    assert "the arms share" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_ranking_of_an_arm_is_of_the_same_pool(tmp_path):
+    with pytest.raises(ValueError, match="the ranking of the arm mine and the one that the arms"):
+        document_of(tmp_path, arm_rankings={"mine": own_ranking(9)})

@@ -22,7 +22,7 @@ from seal.data.sample import Message, transcript
 from seal.judges.union import AnyJudge
 from seal.stages.report_page.arms import measured_arms
 from seal.stages.report_page.card import data_card
-from seal.stages.report_page.compared import ArmResult, Comparison, MetricSource
+from seal.stages.report_page.compared import ArmRanking, ArmResult, Comparison, MetricSource
 from seal.stages.report_page.decision import decide
 from seal.stages.report_page.explorer import (
     ExplorerData,
@@ -31,10 +31,11 @@ from seal.stages.report_page.explorer import (
 )
 from seal.stages.report_page.headline import headline, reservations
 from seal.stages.report_page.page import render
-from seal.stages.report_page.pool import pool_numbers, short_name
+from seal.stages.report_page.pool import arm_rankings, pool_numbers, short_name
 from seal.stages.report_page.visible import plain_json, shortened, visible
 
 __all__ = [
+    "ArmRanking",
     "ArmResult",
     "Comparison",
     "MetricSource",
@@ -103,6 +104,7 @@ def _document(comparison: Comparison) -> dict[str, Any]:
         "ranker": comparison.ranker,
         **measured_arms(comparison),
         **pool_numbers(comparison),
+        "arm_rankings": arm_rankings(comparison),
         "pairwise": list(comparison.pairwise),
         "rank_stability": list(comparison.rank_stability),
         "samples": _shown(comparison),
@@ -130,6 +132,12 @@ def _check(comparison: Comparison) -> None:
             raise ValueError(
                 f"{len(foreign)} of {len(ids)} samples of {what} are not in the ranking (first: "
                 f"{foreign[0]}). They are of different pools; report the ranking of this pool."
+            )
+    for arm, own in comparison.arm_rankings.items():
+        if set(own.ranking.ids) != ranked:
+            raise ValueError(
+                f"the ranking of the arm {arm} and the one that the arms share are of different "
+                "pools. Rank the pool again for both, in another run_dir."
             )
     if len(comparison.samples) != len(ranked):
         raise ValueError(

@@ -40,6 +40,23 @@ class ArmResult:
     measured: Mapping[int, tuple[Measurement, ...]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmRanking:
+    """The ranking and selection of an arm that has a ranker of its own.
+
+    Attributes:
+        ranker: The method that ranked.
+        ranking: The scores of the same pool.
+        selection: The samples that the arm was trained on.
+        quality: Metric -> estimate against the labels; empty without labels.
+    """
+
+    ranker: str
+    ranking: Ranking
+    selection: Selection
+    quality: Mapping[str, Estimate]
+
+
 @dataclass(frozen=True, slots=True)
 class MetricSource:
     """Where a metric comes from.
@@ -84,6 +101,7 @@ class Comparison:
         auto: The cut that `select: auto` makes of this ranking, or what it says where it refuses to
             make one; None where it was not asked.
         evidence: Sample id -> what was found out about it besides its score; may be empty.
+        arm_rankings: Arm -> its own ranking, of the arms that do not take `ranking`.
         pairwise: One entry per arm, task and arm that it is compared with: "task", "arm",
             "against", "judge", "win_rate" and what belongs to it; empty where nobody was asked.
         replay: What makes all of this again, by what is made, e.g. {"run": "seal run x.yaml"}.
@@ -109,5 +127,6 @@ class Comparison:
     rank_stability: tuple[dict[str, Any], ...] = ()
     auto: Cut | str | None = None
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    arm_rankings: Mapping[str, ArmRanking] = field(default_factory=dict)
     pairwise: tuple[dict[str, Any], ...] = ()
     replay: Mapping[str, str] = field(default_factory=dict)

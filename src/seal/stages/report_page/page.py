@@ -67,6 +67,10 @@ def render(document: dict[str, Any], explorer: ExplorerSection | None = None) ->
             held_against=decision_columns(document),
             differences=difference_rows(document),
             chart=histogram(document["histogram"], cut, auto["value"] if auto else None),
+            arm_charts={
+                arm: histogram(own["histogram"], own["selection"].get("cut_score"))
+                for arm, own in document["arm_rankings"].items()
+            },
             chart_height=HISTOGRAM_HEIGHT,
             curve=_curve(document),
             curve_height=CURVE_HEIGHT,

@@ -44,6 +44,25 @@ def pool_numbers(comparison: Comparison) -> dict[str, Any]:
     return found
 
 
+def arm_rankings(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Arm -> the scores, the cut and the quality of the ranking that it has of its own."""
+    unsafe = {key for key, label in comparison.labels.items() if label in comparison.unsafe_labels}
+    found = {}
+    for arm, own in comparison.arm_rankings.items():
+        ids, chosen = own.ranking.ids, set(own.selection.ids)
+        kept = np.array([key in chosen for key in ids], dtype=bool)
+        is_unsafe = np.array([key in unsafe for key in ids], dtype=bool)
+        found[arm] = {
+            "ranker": own.ranker,
+            "ranking": {name: one.model_dump() for name, one in own.quality.items()},
+            "selection": _counts(kept) | _cut(own.ranking.scores, kept),
+            "histogram": _histogram(
+                own.ranking.scores, kept, is_unsafe if comparison.labels else None
+            ),
+        }
+    return found
+
+
 def short_name(name: str) -> str:
     """A name from data, cut where it is too long for a page."""
     text, num_more = shortened(name, _NAME_LENGTH)
