@@ -433,7 +433,7 @@ def test_the_ranking_of_an_arm_is_shown_beside_the_shared_one(tmp_path):
     assert own["histogram"]["kept"][-1] == 1  # of score 0
     assert document["selection"]["num_kept"] == 6
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert page.count("<bdi>mine</bdi> alone, by <bdi>loss</bdi></h3>") == 2
+    assert page.count("<h3>The arm <bdi>mine</bdi>, ranked by <bdi>loss</bdi></h3>") == 2
     assert page.count("the one that the arms share, by seal") == 2
     assert "Histogram of the scores of 10 samples for the arm mine, cut at -2.5" in page
 

@@ -267,6 +267,7 @@ def test_the_card_of_the_kept_samples(tmp_path):
         ("# x\n* y #1", "\\# x \\* y #1"),
         ("[x](http://y)", "\\[x\\](http\\://y)"),
         ("1. a (b) {c: 2.}", "1\\. a (b) {c: 2.}"),
+        ("0.5", "0.5"),
         ("two_sided _a_ b__c", "two_sided \\_a\\_ b\\_\\_c"),
         ("x > y & z, 50 % + 1!", "x > y & z, 50 % + 1!"),
         ("www.x.org", "www\\.x.org"),

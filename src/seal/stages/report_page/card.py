@@ -31,7 +31,7 @@ _MARKED = re.compile(
     r"|^[#+>-]",
     re.IGNORECASE,
 )
-_NUMBERED = re.compile(r"^(\d+)([.)])")
+_NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _READ_BY_HTML = re.compile(r"<|&(?=#?\w)")
 
 
