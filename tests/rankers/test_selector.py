@@ -34,7 +34,7 @@ def test_sgd_on_all_samples_is_the_gradient_of_the_weighted_gap(activation):
     generator = torch.Generator().manual_seed(1)
     logits, gap = torch.randn(6, generator=generator), torch.randn(6, generator=generator)
     selector = SgdSelector(6, activation, learning_rate=1.0)
-    selector.logits = logits.clone()
+    selector.load_state({"logits": logits})
     selector.update(torch.arange(6), gap)
     free = logits.clone().requires_grad_()
     (sample_weights(free, activation) * gap).sum().backward()
@@ -76,3 +76,37 @@ def test_published_update_carries_the_visit_order_and_ours_does_not():
         np.corrcoef(np.argsort(np.argsort(ours)), np.argsort(np.argsort(-losses.numpy())))[0, 1]
         > 0.8
     )
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_what_is_kept_of_the_others_is_what_they_are(activation):
+    """Weights and effective share after many steps are those of the logits, taken all at once."""
+    generator = torch.Generator().manual_seed(2)
+    selector = SgdSelector(300, activation, learning_rate=0.3)
+    for _ in range(400):
+        batch = torch.randperm(300, generator=generator)[:7]
+        selector.update(batch, 3 * torch.randn(7, generator=generator))
+    assert selector.logits.std() > 1
+    expected = sample_weights(selector.logits.double(), activation)
+    found = selector.weights(torch.arange(300))
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
+    assert selector.effective_share() == pytest.approx(effective_sample_share(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", [SgdSelector, AdamSelector])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_gone_on_with_it_makes_the_same_steps_bit_for_bit(kind, activation):
+    def steps(selector, numbers):
+        for number in numbers:
+            generator = torch.Generator().manual_seed(number)
+            batch = torch.randperm(20, generator=generator)[:4]
+            selector.update(batch, torch.randn(4, generator=generator))
+
+    whole, first, second = (kind(20, activation, 0.1) for _ in range(3))
+    steps(whole, range(30))
+    steps(first, range(17))
+    second.load_state({name: value.clone() for name, value in first.state().items()})
+    steps(second, range(17, 30))
+    assert torch.equal(second.logits, whole.logits)
+    everyone = torch.arange(20)
+    assert torch.equal(second.weights(everyone), whole.weights(everyone))

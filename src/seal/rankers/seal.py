@@ -42,7 +42,6 @@ from seal.rankers.selector import (
     AdamSelector,
     Selector,
     SgdSelector,
-    effective_sample_share,
 )
 
 
@@ -205,7 +204,7 @@ class Seal(Ranker):
         pool_rows = [pool[i] for i in batch.pool]
         safe_rows = [safe[i] for i in batch.safe]
         places = torch.from_numpy(batch.pool)
-        weights = run.selector.weights()[places]
+        weights = run.selector.weights(places)
         theta, *auxiliary = run.levels
 
         # theta: the gradient of (1 - gamma) mean l_safe + gamma mean sigma_j l_j
@@ -231,7 +230,7 @@ class Seal(Ranker):
                 "pool_loss": float(losses.mean()),
                 "gap": float(gap.mean()),
                 "grad_norm": result.grad_norm,
-                "effective_sample_share": effective_sample_share(run.selector.weights()),
+                "effective_sample_share": run.selector.effective_share(),
             }
         run.records.append(record)
         run.step += 1
