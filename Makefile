@@ -2,13 +2,14 @@
 #   make demo    the whole path on an embedded model and data set, ends with a report
 #   make test    the whole test suite
 # LOCKED=1, as in CI, installs every package by its hash (requirements/), into environments of its own.
+# Speed and memory beside the alternatives, on the CPU (docs/benchmarks.md): make bench
 PYTHON ?= python3
 VENV ?= .venv$(if $(LOCKED),-locked)
 BIN := $(VENV)/bin
 TOOLS := .venv-tools
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-eval test-extras test-versions check format docs lock release clean
+.PHONY: demo test test-eval test-extras test-versions bench check format docs lock release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/seal demo
@@ -28,6 +29,8 @@ test-extras:
 test-versions:
 	cd tests && $(PYTHON) -m extras.install_versions floor
 	cd tests && $(PYTHON) -m extras.install_versions ceiling
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks
 
 # Every gate that is not a test: style, types, layers, documentation.
 check: $(VENV)/.installed-dev
