@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -46,6 +47,8 @@ def main(words: Sequence[str] | None = None) -> None:
     check_names(parser, given.parts, [*PARTS, BACKENDS])
     if given.device == "cpu":
         torch.set_num_threads(1)
+    else:  # TRL's trainer would take all there are
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     if given.child:
         answer = _guarded(given.child, given.size, given.device, given.seconds)
         sys.stdout.write(f"\n{json.dumps(answer)}\n")
@@ -55,7 +58,10 @@ def main(words: Sequence[str] | None = None) -> None:
     around = surroundings(given.device)
     peak = given.peak_tflops * 1e12 if given.peak_tflops else peak_flops(around["device"])
     _say(missing_note())
-    found = dict(_measured(given))
+    found: dict[str, dict[str, Any]] = {}
+    for name, each in _measured(given):
+        found[name] = each
+        _say(f"{json.dumps({name: each})}\n")  # not lost, should this be ended from outside
     sys.stdout.write(", ".join(f"{name} {value}" for name, value in around.items()) + "\n\n")
     sys.stdout.write(report(found, SIZES[given.size], peak, _is_h200_8b(around, given.size)))
     if given.json is not None:
@@ -144,7 +150,6 @@ def _measured(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]
     end = time.monotonic() + 60 * given.minutes
     for name in given.parts or [*PARTS, BACKENDS]:
         left = end - time.monotonic()
-        _say(f"{name} ...\n")
         yield name, _in_child(name, given, left)
 
 

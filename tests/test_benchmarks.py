@@ -74,10 +74,10 @@ def test_ratio_finds_a_planted_one():
 
 
 def test_ratio_is_of_whole_rounds():
-    # Rounds take 4 / 2, 9 / 3 and 8 / 8.
-    found = ratio(np.array([[1, 3], [4, 5], [8, 0]]), np.array([[1, 1], [2, 1], [1, 7]]))
+    # Rounds take 4 / 2, 18 / 3 and 8 / 8; the ratios of steps would say something else.
+    found = ratio(np.array([[1, 3], [4, 14], [8, 0]]), np.array([[1, 1], [2, 1], [1, 7]]))
     assert found.value == 2
-    assert (found.low, found.high) == (1, 3)
+    assert (found.low, found.high) == (1, 6)
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says():

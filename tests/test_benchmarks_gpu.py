@@ -176,8 +176,9 @@ def test_a_part_without_memory_stops_no_other(capsys, monkeypatch):
 
     real = gpu.loop_of
     monkeypatch.setattr(gpu, "loop_of", lambda name: no_memory if name == "plain" else real(name))
-    printed, _ = run(capsys, "sft", "forward")
+    printed, said = run(capsys, "sft", "forward")
     assert "* sft: out of memory" in printed
+    assert '{"sft": {"failed": "out of memory"}}' in said  # at once, not only in the end
     assert "| bare forward |" in printed
 
 
@@ -198,6 +199,12 @@ def test_what_is_not_installed_is_named_with_the_way_out(capsys, monkeypatch):
 def test_what_there_is_no_time_for_is_said(capsys):
     printed, _ = run(capsys, "forward", "--minutes", "0")
     assert "* forward: skipped: no time left of 0 minutes" in printed
+
+
+def test_a_part_that_there_is_not_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(["nothing"])
+    assert "there is no part nothing; there are forward, " in capsys.readouterr().err
 
 
 def test_no_gpu_is_said(capsys, monkeypatch):
