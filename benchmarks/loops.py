@@ -18,6 +18,7 @@ from benchmarks.timing import Watch
 from benchmarks.workload import Padded, Row, Visit, Work, longest_first, pad, put_adapter
 
 LEARNING_RATE = 1e-5
+SELECTOR_LEARNING_RATE = 5e-3
 BETAS = (0.9, 0.95)
 MAX_GRAD_NORM = 1.0
 SCORING_ROWS = 16  # per forward pass
@@ -124,7 +125,7 @@ def published(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit
     theta_adam = torch.optim.Adam(theta, lr=LEARNING_RATE, betas=BETAS)
     num = len(work.pool)
     omega = torch.full((num,), 0.1, device=device, requires_grad=True)
-    omega_adam = torch.optim.Adam([omega], lr=5e-3, betas=BETAS)
+    omega_adam = torch.optim.Adam([omega], lr=SELECTOR_LEARNING_RATE, betas=BETAS)
     place = {row.id: i for i, row in enumerate(work.pool)}
     first_losses: dict[str, float] = {}
     for visit in visits:

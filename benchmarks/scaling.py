@@ -27,7 +27,7 @@ from seal.rankers.selector import SgdSelector, effective_sample_share
 
 NUM_SAMPLES = {"tiny": (100, 200, 400), "small": (1_000, 10_000, 100_000)}
 MILLION = 1_000_000
-NUM_LOGITS = {"tiny": 10_000, "small": 10_000_000}
+NUM_LOGITS = {"tiny": (1_000, 10_000), "small": (1_000_000, 10_000_000)}
 FLAT = Bar(1.25)
 _WORDS = 64
 _BATCH = 64  # the paper's
@@ -84,21 +84,27 @@ def million(size: str, seconds: float) -> list[Line]:
 
 def selector(size: str, _: float) -> list[Line]:
     """A step of SEAL's selector, and its memory, for a pool that is larger than any model sees."""
-    num = NUM_LOGITS[size]
-    found = _child("selected", num)
+    fewer, num = NUM_LOGITS[size]
+    small, found = _child("selected", fewer), _child("selected", num)
     epoch = found["median"] * num / _BATCH / 3600
-    title = f"{num:,} samples"
     return [
         Line(
             "selector",
-            f"seconds of a step, {title}",
+            f"seconds of a step, {num:,} samples",
             Ratio(found["median"], found["low"], found["high"], found["steps"]),
             unit="s",
             note=f"extrapolated: {epoch:.2g} h for the {num // _BATCH:,} steps of an epoch",
         ),
         Line(
             "selector",
-            f"bytes at most, {title}",
+            f"seconds of a step, {num:,} / {fewer:,} samples",
+            single(found["median"] / small["median"]),
+            FLAT,
+            note="steps see equally many samples",
+        ),
+        Line(
+            "selector",
+            f"bytes at most, {num:,} samples",
             single(found["bytes"]),
             Bar(_HOST_BYTES),
             unit="bytes",
