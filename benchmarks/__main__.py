@@ -27,7 +27,7 @@ PARTS = {
 ELSEWHERE = """\
 elsewhere:
   python -m benchmarks.gpu           Llama-3-8B and -1B on a GPU: tokens/s, MFU, peak memory
-  python -m benchmarks.large_pool    reading, tokenising and selecting from large pools
+  python benchmarks/large_pool.py    reading, tokenising and selecting from large pools
 """
 
 

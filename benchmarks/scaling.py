@@ -31,7 +31,7 @@ NUM_LOGITS = {"tiny": (1_000, 10_000), "small": (1_000_000, 10_000_000)}
 FLAT = Bar(1.25)
 _WORDS = 64
 _BATCH = 64  # the paper's
-_HOST_BYTES = 4 * 2**30  # what 10 million samples may take
+_HOST_MEBIBYTES = 4096  # what 10 million samples may take
 
 
 class FreeModel(nn.Module):
@@ -104,10 +104,10 @@ def selector(size: str, _: float) -> list[Line]:
         ),
         Line(
             "selector",
-            f"bytes at most, {num:,} samples",
-            single(found["bytes"]),
-            Bar(_HOST_BYTES),
-            unit="bytes",
+            f"memory at most, {num:,} samples",
+            single(found["bytes"] / 2**20),
+            Bar(_HOST_MEBIBYTES),
+            unit="MiB",
             note=f"{found['bytes'] / num:.0f} a sample",
         ),
     ]
