@@ -83,6 +83,7 @@ def bare_scoring(model: nn.Module, rows: Sequence[Row], device: str = "cpu") -> 
 def forward(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit]) -> None:  # noqa: ARG001
     """`bare_scoring` of some rows, again and again."""
     rows, device = work.pool[:ROWS_OF_A_PASS], device_of(model)
+    bare_scoring(model, rows, device)  # with what is done once
     while watch.mark():
         bare_scoring(model, rows, device)
 

@@ -86,6 +86,7 @@ def scoring(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit])
     """`score` of some rows, again and again."""
     lm = language(model, make_tokenizer(work.size.config.vocab_size))
     rows = encode(work.pool[:ROWS_OF_A_PASS])
+    score(lm, rows)  # with what is done once
     while watch.mark():
         score(lm, rows)
 
