@@ -2,7 +2,6 @@
 #   make demo    the whole path on an embedded model and data set, ends with a report
 #   make test    the whole test suite
 # LOCKED=1, as in CI, installs every package by its hash (requirements/), into environments of its own.
-# Speed and memory beside the alternatives, on the CPU (docs/benchmarks.md): make bench
 PYTHON ?= python3
 VENV ?= .venv$(if $(LOCKED),-locked)
 BIN := $(VENV)/bin
@@ -29,6 +28,8 @@ test-extras:
 test-versions:
 	cd tests && $(PYTHON) -m extras.install_versions floor
 	cd tests && $(PYTHON) -m extras.install_versions ceiling
+
+# Speed and memory beside the alternatives, on the CPU (docs/benchmarks.md).
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
