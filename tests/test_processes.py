@@ -33,10 +33,16 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def launch(commands: list[list[str]], num_processes: int) -> list[subprocess.CompletedProcess[str]]:
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch sets them
+
+
+def launch(
+    commands: list[list[str]], num_processes: int, **more: str
+) -> list[subprocess.CompletedProcess[str]]:
     """What torchrun does: the same command several times, each told who it is."""
     port = str(free_port())
     base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    base |= more
     started = []
     for rank in range(num_processes):
         environment = dict(base)
@@ -57,8 +63,11 @@ def launch(commands: list[list[str]], num_processes: int) -> list[subprocess.Com
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, tiny_model_dir) -> dict[int, Path]:
-    """Number of processes -> the folder of the same runs: SEAL, the losses, scores, the base."""
+def both(tmp_path_factory, tiny_model_dir) -> dict[object, Path]:
+    """Number of processes -> the folder of the same runs: SEAL, the losses, scores, the base.
+
+    "sharded" is two processes again, each with a part of the weights, which only rank.
+    """
     folder = tmp_path_factory.mktemp("launches")
     new = write_lines(
         folder / "new.jsonl",
@@ -81,7 +90,7 @@ def both(tmp_path_factory, tiny_model_dir) -> dict[int, Path]:
         "two_sided": {"method": "two_sided"},
     }  # fmt: skip
     made = {}
-    for size in (1, 2):
+    for size in (1, 2, "sharded"):
         commands = []
         for name, rank in ranks.items():
             run = folder / str(size) / name
@@ -91,17 +100,23 @@ def both(tmp_path_factory, tiny_model_dir) -> dict[int, Path]:
             )  # fmt: skip
             commands.append(["rank", str(config)])
         run = folder / str(size) / "loss"
-        commands.append(["evaluate", str(folder / f"{size}-loss" / "experiment.yaml")])
-        commands.append(["score", new, "--scorer", str(run), "--floor", "-1"])
-        for ended in launch(commands, size):
+        if size != "sharded":
+            commands.append(["evaluate", str(folder / f"{size}-loss" / "experiment.yaml")])
+            commands.append(["score", new, "--scorer", str(run), "--floor", "-1"])
+        for ended in launch(
+            commands, 1 if size == 1 else 2, **SHARDED if size == "sharded" else {}
+        ):
             assert ended.returncode == 0, ended.stderr
         made[size] = folder / str(size)
     return made
 
 
+@pytest.mark.parametrize("size", [2, "sharded"])
 @pytest.mark.parametrize("name", ["penalty", "loss", "two_sided"])
-def test_a_ranking_of_two_is_that_of_one(both, name):
-    one, two = (load_ranking(both[size] / name / "rank" / "ranking.parquet") for size in (1, 2))
+def test_a_ranking_of_two_is_that_of_one(both, name, size):
+    one, two = (
+        load_ranking(both[which] / name / "rank" / "ranking.parquet") for which in (1, size)
+    )
     assert two.ids == one.ids
     np.testing.assert_allclose(two.scores, one.scores, atol=1e-5)
     assert two.columns.keys() == one.columns.keys()
@@ -153,6 +168,14 @@ def test_only_the_first_writes(both):
     assert record["environment"]["num_processes"] == 2
     lines = (both[2] / "penalty/rank/metrics.jsonl").read_text().splitlines()
     assert len(lines) == 10
+
+
+def test_what_cannot_be_done_in_shards_is_refused(tmp_path, tiny_model_dir):
+    full = {"method": "seal", "tuning": "full"}
+    config = str(write_experiment(tmp_path, tiny_model_dir, tmp_path / "run", rank=full))
+    ended = launch([["rank", config]], 2, **SHARDED)
+    assert [process.returncode for process in ended] == [2, 2]
+    assert "rank.tuning=full needs the whole model in each process" in ended[0].stderr
 
 
 def test_bad_input_ends_all_with_a_message(tmp_path, tiny_model_dir):

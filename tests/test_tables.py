@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from rankers.conftest import encoded
+from seal import microbatches
 from seal.data.tokenize import Encoded
 from seal.models import LanguageModel, ModelSpec, load_model
 from seal.rankers.representations import BlockStates, FinalStates
 from seal.rankers.traces import TraceReading
 from seal.stages.score import PooledStates
-from seal.tables import BATCH_SIZE, Tables, rows_hash
+from seal.tables import Tables, rows_hash
 
 
 @pytest.fixture
@@ -21,7 +22,11 @@ def lm(tiny_model_dir: Path) -> LanguageModel:
     return load_model(ModelSpec(path=str(tiny_model_dir)))
 
 
-def make_rows(num: int = 2 * BATCH_SIZE + 5) -> list[Encoded]:
+def lengths(rows: list[Encoded]) -> list[int]:
+    return [len(row.input_ids) for row in rows]
+
+
+def make_rows(num: int = 37) -> list[Encoded]:
     """Rows of many lengths; every fourth has response tokens in two pieces."""
     rng = np.random.default_rng(0)
     rows = []
@@ -117,16 +122,20 @@ def test_other_rows_are_another_table(part):
     assert rows_hash(rows) != before
 
 
-def test_a_table_is_made_once(lm, tmp_path):
+def test_a_table_is_made_once(lm, tmp_path, monkeypatch):
+    monkeypatch.setattr(microbatches, "TOKENS_ON_CPU", 16 * max(lengths(make_rows())))
     rows = make_rows()
     calls = Calls(lm)
     Tables(tmp_path).losses(lm, rows)
-    assert calls.rows == [BATCH_SIZE, BATCH_SIZE, 5]
+    num_passes = len(calls.rows)
+    assert calls.rows[0] == 16, "of the longest"
+    assert sum(calls.rows) == 37
+    assert num_passes <= 3
     Tables(tmp_path).losses(lm, rows)
-    assert len(calls.rows) == 3
+    assert len(calls.rows) == num_passes
     Tables(tmp_path).losses(lm, rows, entropy=True)  # other columns: another table
     Tables(tmp_path).losses(lm, rows[1:])
-    assert len(calls.rows) == 9
+    assert sum(calls.rows) == 37 + 37 + 36
     assert len(list(tmp_path.iterdir())) == 3
 
 

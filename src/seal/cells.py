@@ -45,6 +45,7 @@ from seal.progress import renamed
 from seal.rankers.random import Random
 from seal.rankers.ranker import Extended, RankingTask
 from seal.responders import LocalResponder, Responder, ServerResponder
+from seal.sharding import load_for_ranking
 from seal.stages import evaluate as evaluate_stage
 from seal.stages import merge as merge_stage
 from seal.stages import pairwise as pairwise_stage
@@ -97,7 +98,7 @@ def _ranking_task(
 ) -> RankingTask:
     harmful = inputs.encoded_harmful
     return RankingTask(
-        lm=load_model(inputs.experiment.model),
+        lm=load_for_ranking(inputs.experiment.model),
         pool=(*inputs.encoded_pool.encoded, *inputs.reference),
         safe=inputs.trusted,
         harmful=harmful.encoded if harmful else (),

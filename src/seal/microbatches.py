@@ -35,11 +35,16 @@ class MicroBatches:
         max_tokens: Rows times the tokens of the longest; a single row may have more. None sets no
             limit.
         max_rows: Likewise.
+        retries: Whether to go on with smaller passes where memory runs out: not where other
+            processes wait in the middle of one.
     """
 
-    def __init__(self, max_tokens: int | None, max_rows: int | None = None) -> None:
+    def __init__(
+        self, max_tokens: int | None, max_rows: int | None = None, *, retries: bool = True
+    ) -> None:
         self.max_tokens = max_tokens
         self.max_rows = max_rows
+        self.retries = retries
 
     def of(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """Places of the rows, pass by pass; see `length_batches`."""
@@ -59,7 +64,7 @@ class MicroBatches:
             try:
                 return work()
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if not self.retries or not is_out_of_memory(error):
                     raise
                 self._halve(rows, error)
 

@@ -23,6 +23,7 @@ from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel
 from seal.processes import processes
 from seal.progress import Progress, silent
+from seal.sharding import equal_turns, is_sharded
 
 _MARK = "row"  # the column that says of which tokens a row speaks
 
@@ -141,7 +142,10 @@ class Tables:
             missing = [place for place in places if place not in found]
             shard = [ordered[place] for place in missing]
             mine: list[tuple[int, Row]] = []
-            for batch in processes().share_of(micro_batches.of(shard)):
+            for batch in equal_turns(lm.model, processes().share_of(micro_batches.of(shard))):
+                if batch is None:
+                    _read(reading, lm, ordered[-1:], micro_batches)  # the shortest
+                    continue
                 chosen = [shard[place] for place in batch]
                 read = _read(reading, lm, chosen, micro_batches)
                 _check_finite(reading.noun, chosen, read)
@@ -156,7 +160,7 @@ class Tables:
 
 def micro_batches_of(lm: LanguageModel) -> MicroBatches:
     """The passes in which rows are read."""
-    return MicroBatches(default_tokens(lm.device))
+    return MicroBatches(default_tokens(lm.device), retries=not is_sharded(lm.model))
 
 
 def _read(

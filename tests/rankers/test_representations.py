@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rankers.conftest import encoded
 from reference.representation_rankers import hidden_states, last_block_output
+from seal.blocks import decoder_blocks
 from seal.data.batches import collate
 from seal.models import LanguageModel, LoraSpec, add_lora
 from seal.rankers.ranker import RankingTask
@@ -13,7 +14,6 @@ from seal.rankers.representations import (
     FinalStates,
     block_states,
     cosines,
-    decoder_blocks,
     final_states,
     pool_tokens,
     token_weights,

@@ -80,7 +80,10 @@ def test_a_ranker_without_steps_has_an_empty_log(lm, tmp_path):
             Loss(),
             r"^the loss of 16 samples is not finite: good-00, .* Use model.dtype=float32, or look ",
         ),
-        (Seal(), r"^the loss of 32 samples is not finite: .* Lower rank\.learning_rate, or use "),
+        (
+            Seal(),
+            r"^step 1: the loss of 32 samples is not finite: .* Lower rank\.learning_rate, or use ",
+        ),
     ],
 )
 def test_a_model_that_gives_nan_is_refused_by_name(lm, tmp_path, ranker, message):

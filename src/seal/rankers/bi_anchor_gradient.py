@@ -28,13 +28,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seal.artifacts.ranking import Ranking, make_ranking
+from seal.blocks import decoder_blocks
 from seal.data.batches import Batch, collate, length_batches
 from seal.data.tokenize import Encoded
 from seal.models import LanguageModel
 from seal.rankers.draws import draw_rows, drawn_share
 from seal.rankers.gradients import check_finite, response_loss
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
-from seal.rankers.representations import decoder_blocks
 
 
 class BiAnchorGradient(Ranker):

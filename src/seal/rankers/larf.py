@@ -23,6 +23,7 @@ from torch import nn
 
 from seal.artifacts.provenance import file_hash
 from seal.artifacts.ranking import Ranking, make_ranking
+from seal.blocks import decoder_blocks
 from seal.data.formats import describe_columns
 from seal.data.readers import RawRow, read_rows
 from seal.data.sample import Message
@@ -34,7 +35,6 @@ from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmfu
 from seal.rankers.representations import (
     block_states,
     cosines,
-    decoder_blocks,
     top_mean,
 )
 

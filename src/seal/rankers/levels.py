@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from seal.losses import sample_nll, token_nll
 from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel, LoraSpec, add_lora
 from seal.processes import processes
+from seal.sharding import equal_turns, is_sharded, refuse_sharded
 
 Tuning = Literal["lora", "full"]
 
@@ -128,28 +129,34 @@ class Level:
         for weight in self.parameters.values():
             weight.grad = torch.zeros_like(weight)
         losses = torch.zeros(len(rows), device=self.lm.device)
-        for places in self._passes(rows, shares):
-            batch = collate([rows[i] for i in places], self.lm.pad_id).to(self.lm.device)
-            share = shares[places].to(self.lm.device)
-            needs_gradient = bool(shares[places].any())
+        for places, needs_gradient in self._passes(rows, shares):
+            # A pass that only others have: the shortest row, for nothing.
+            chosen = [rows[i] for i in places or self._shortest(rows)]
+            batch = collate(chosen, self.lm.pad_id).to(self.lm.device)
             with torch.set_grad_enabled(needs_gradient):
                 batch_losses = sample_nll(token_nll(self.lm.model, batch))
             if needs_gradient:
+                share = shares[places].to(self.lm.device) if places else 0.0
                 (share * batch_losses).sum().backward()
-            losses[places] = batch_losses.detach().float()
+            if places:
+                losses[places] = batch_losses.detach().float()
         return losses
 
-    def _passes(self, rows: Sequence[Encoded], shares: Float[Tensor, " R"]) -> list[list[int]]:
-        """Places of rows of similar length, those that need a gradient apart from the others."""
-        passes = []
+    def _passes(
+        self, rows: Sequence[Encoded], shares: Float[Tensor, " R"]
+    ) -> Iterator[tuple[list[int] | None, bool]]:
+        """Places of rows of similar length, and whether they need a gradient: never mixed."""
         for needs_gradient in (True, False):
             places = [i for i in range(len(rows)) if bool(shares[i] != 0) == needs_gradient]
             # Dealt out in the order of their lengths, so that all processes have as much to do.
             places.sort(key=lambda i: (-len(rows[i].input_ids), rows[i].id))
             mine = processes().share_of(places)
-            chosen = [rows[i] for i in mine]
-            passes += [[mine[i] for i in batch] for batch in self.micro_batches.of(chosen)]
-        return passes
+            passes = self.micro_batches.of([rows[i] for i in mine])
+            for turn in equal_turns(self.lm.model, passes):
+                yield None if turn is None else [mine[i] for i in turn], needs_gradient
+
+    def _shortest(self, rows: Sequence[Encoded]) -> list[int]:
+        return [min(range(len(rows)), key=lambda i: len(rows[i].input_ids))]
 
 
 def make_levels(
@@ -183,6 +190,8 @@ def make_levels(
             size would be rounded away.
     """
     is_lora = tuning == "lora"
+    if not is_lora:
+        refuse_sharded(lm.model, "rank.tuning=full")
     models = _adapters(lm, lora, num_levels, seed) if is_lora else _copies(lm, num_levels)
     levels = []
     for model, activate in models:
@@ -190,7 +199,9 @@ def make_levels(
         named = model.model.named_parameters()
         parameters = {name: weight for name, weight in named if weight.requires_grad}
         optimizer = torch.optim.Adam(parameters.values(), lr=learning_rate, betas=betas)
-        micro_batches = MicroBatches(default_tokens(model.device), micro_batch_size)
+        micro_batches = MicroBatches(
+            default_tokens(model.device), micro_batch_size, retries=not is_sharded(model.model)
+        )
         levels.append(Level(model, activate, parameters, optimizer, micro_batches, max_grad_norm))
     return levels
 

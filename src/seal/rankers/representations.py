@@ -23,10 +23,12 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from seal.artifacts.row_table import Row, RowTable
+from seal.blocks import decoder_blocks
 from seal.data.batches import Batch
 from seal.data.tokenize import Encoded
 from seal.models import LanguageModel
 from seal.rankers.ranker import RankingTask
+from seal.sharding import refuse_sharded
 from seal.tables import Reading
 
 # Which tokens of a row its vector is made of:
@@ -130,30 +132,6 @@ def final_states(
     return _matrix(table, "final", rows)
 
 
-def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The blocks of a causal language model, in the order in which they run.
-
-    Found without knowing the architecture: the list of as many modules as the configuration has
-    layers. Where there are several (experts, another tower), it is the one with most parameters.
-
-    Raises:
-        ValueError: If there is no such list.
-    """
-    num_blocks = cast(PreTrainedModel, model).config.get_text_config().num_hidden_layers
-    lists = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == num_blocks
-    ]
-    if not lists:
-        raise ValueError(
-            f"model: {type(model).__name__} has no list of {num_blocks} blocks "
-            "(config.num_hidden_layers), so the output of a block cannot be read. Choose a ranker "
-            "that reads no hidden states (docs/how-to-choose.md)."
-        )
-    return max(lists, key=lambda blocks: sum(weight.numel() for weight in blocks.parameters()))
-
-
 def token_weights(batch: Batch, position: Position) -> Float[Tensor, "B T"]:
     """Share of each token in its row's vector; sums to 1 over a row, 0 on the padding."""
     columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
@@ -204,8 +182,13 @@ class _DeepEnoughError(Exception):
 def _run_until_deep_enough(
     lm: LanguageModel, batch: Batch, handles: Sequence[RemovableHandle]
 ) -> None:
-    """Run the model under hooks of which one ends the pass, and take them off again."""
+    """Run the model under hooks of which one ends the pass, and take them off again.
+
+    Raises:
+        ValueError: If the weights are sharded, which a pass that ends early would leave gathered.
+    """
     try:
+        refuse_sharded(lm.model, "a ranker that reads hidden states of some blocks only")
         with suppress(_DeepEnoughError):
             lm.model(
                 input_ids=batch.input_ids,

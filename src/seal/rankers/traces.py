@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seal.artifacts.row_table import Row
+from seal.blocks import decoder_blocks
 from seal.data.batches import Batch
 from seal.data.sample import Message, Sample
 from seal.data.tokenize import Encoded, Tokenization
 from seal.losses import losses_and_entropy, response_logits
 from seal.models import LanguageModel
-from seal.rankers.representations import decoder_blocks
 from seal.tables import Reading, Tables
 
 # How aligned models begin to refuse. Only the first token of each counts.

@@ -31,12 +31,13 @@ from seal.artifacts.atomic import make_parent, write_json, write_text
 from seal.artifacts.evaluation import Estimate
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.row_table import Row
+from seal.blocks import decoder_blocks
 from seal.data.batches import Batch
 from seal.data.tokenize import Encoded
 from seal.losses import mean_nll
 from seal.metrics import spearman
 from seal.models import LanguageModel
-from seal.rankers.representations import decoder_blocks, pool_tokens, token_weights
+from seal.rankers.representations import pool_tokens, token_weights
 from seal.tables import Reading, Tables
 
 FLOOR = 0.7  # least rank correlation with the ranking that counts as standing in for it
