@@ -1,6 +1,8 @@
 """The whole path through the command line on the tiny model: what is done, what lies on disk."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ from seal import cells, pipeline
 from seal.cli import main
 from seal.config.arms import arms_of_words
 from seal.config.experiment import load_experiment
+from seal.data.tokenize import ChatEncoder
 from seal.planning import arm_size
 
 METRICS = {"attack_success_rate", "refusal_rate", "over_refusal_rate", "heldout_nll"}
@@ -407,3 +410,46 @@ def test_a_folder_that_cannot_be_written(seal, files, tmp_path):
     refused = seal("rank", write_config(files, tmp_path))
     assert refused.exit_code == 2
     assert "cannot write into" in refused.output
+
+
+def test_a_large_pool_is_tokenized_once_and_gives_the_same(seal, files, tmp_path, monkeypatch):
+    files = {**files, "holdout": 0.4, "select": {"quotas": {"web": 0.5}}}
+    plain, large = (files | {"run_dir": str(tmp_path / name)} for name in ("plain", "large"))
+    for command in ("rank", "select"):
+        assert seal(command, write_config(plain, tmp_path)).exit_code == 0
+    assert not (tmp_path / "plain" / "data").exists()
+
+    monkeypatch.setattr("seal.inputs.KEPT_BYTES", 0)
+    assert seal("rank", write_config(large, tmp_path)).exit_code == 0
+    # The pool and the safe set, each as samples and as tokens.
+    assert len(list((tmp_path / "large" / "data").iterdir())) == 4
+    monkeypatch.setattr(ChatEncoder, "locate", lambda *_: pytest.fail("tokenized again"))
+    assert seal("select", write_config(large, tmp_path)).exit_code == 0
+    for name in ("rank/ranking.parquet", "rank/excluded.jsonl", "select/selected.jsonl"):
+        one, other = ((tmp_path / run / name).read_bytes() for run in ("plain", "large"))
+        assert one == other
+
+    for path in (tmp_path / "large" / "data").rglob("tokens.arrow"):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content[:-1])
+    done = seal("select", write_config(large, tmp_path))
+    assert done.exit_code == 2
+    assert re.search("tokens-[0-9a-f]{16}/tokens.arrow was changed", done.output)
+    assert "delete the folder to make it again" in done.output
+
+
+def test_what_a_large_pool_trains_on_is_what_a_small_one_does(files, tmp_path, monkeypatch):
+    experiment = load_experiment(Path(write_config(files, tmp_path)))
+    every = arms_of_words("all", "oracle")
+    found = []
+    for kept_bytes in (2**30, 0):
+        monkeypatch.setattr("seal.inputs.KEPT_BYTES", kept_bytes)
+        inputs = pipeline.Inputs(experiment, pipeline.silent)
+        found.append([cells.selected(inputs, arm, 0) for arm in every])
+        assert [arm_size(inputs, arm)[0] for arm in every] == [20, 15]
+        assert inputs.rankable_rows is inputs.encoded_pool.encoded
+        assert dict(inputs.conversations) == {
+            row.id: replace(row, source="") for row in (*inputs.pool.samples, *inputs.safe.samples)
+        }
+    assert found[0] == found[1]

@@ -17,9 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seal import extending, planning
 from seal.artifacts.adapter import load_adapter
 from seal.artifacts.atomic import write_json, write_text
+from seal.artifacts.ids import ids_of
 from seal.artifacts.provenance import (
     RECORD,
     check_files,
@@ -66,7 +69,7 @@ def rank(inputs: Inputs, arm: ArmSettings | None = None) -> Path:
     def build(folder: Path) -> None:
         excluded = (*inputs.pool.excluded, *inputs.encoded_pool.excluded)
         write_excluded(excluded, folder / "excluded.jsonl")
-        reference = frozenset(row.id for row in inputs.reference)
+        reference = frozenset(ids_of(inputs.reference))
         name, arm_label = "rank", {}
         if arm is not None:
             name, arm_label = f"rank/{arm.name}", {"arm": arm.name}
@@ -99,7 +102,7 @@ def _ranking_task(
     harmful = inputs.encoded_harmful
     return RankingTask(
         lm=load_for_ranking(inputs.experiment.model),
-        pool=(*inputs.encoded_pool.encoded, *inputs.reference),
+        pool=inputs.rankable_rows,
         safe=inputs.trusted,
         harmful=harmful.encoded if harmful else (),
         samples=inputs.conversations,
@@ -163,9 +166,9 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
         identity["masks"] = content_hash(lines)
 
     def build(folder: Path) -> None:
-        kept = set(selection.ids)
-        rows = [row for row in inputs.encoded_pool.encoded if row.id in kept]
-        samples = {sample.id: sample for sample in inputs.rankable if sample.id in selection.masks}
+        encoded = inputs.encoded_pool.encoded
+        rows = encoded.take(np.flatnonzero(encoded.ids.is_in(selection.ids)))
+        samples = {key: inputs.rankable.find(key) for key in selection.masks}
         labels = {"stage": "train", "arm": arm.name, "seed": seed}
         with inputs.tracking.run(f"train/{arm.name}/seed-{seed}", labels) as mirror:
             train_stage.train(
@@ -266,7 +269,7 @@ def selected(inputs: Inputs, arm: ArmSettings, seed: int) -> Selection:
         ValueError: If the arm is measured against a selection that has not been made yet, or
             against labels that the pool does not have.
     """
-    ids = tuple(sorted(sample.id for sample in inputs.rankable))
+    ids = inputs.rankable.ids.ascending()
     if arm.train_on == "oracle":
         return Selection(inputs.harmless_ids, len(ids))
     if arm.train_on == "all":

@@ -50,7 +50,7 @@ def compare(
         ),
         ranking=ranking,
         selection=selection,
-        samples=inputs.rankable,
+        samples=tuple(inputs.rankable),
         labels=labels,
         unsafe_labels=frozenset(experiment.unsafe_labels),
         ranking_quality=_quality(inputs, ranking, labels),

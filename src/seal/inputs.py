@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from seal.artifacts.ids import Ids, Joined
 from seal.artifacts.provenance import content_hash, file_hash
 from seal.artifacts.run_dir import RunDir
 from seal.budget import Budget
 from seal.config.arms import ArmSettings
 from seal.config.experiment import Experiment
 from seal.data.load import EncodedSet, SampleSet, encode_set, load
+from seal.data.rows import DataSpec
 from seal.data.sample import Sample
+from seal.data.sample_store import Conversations, Samples
+from seal.data.token_store import EncodedRows
 from seal.data.tokenize import ChatEncoder, Encoded
 from seal.models import load_encoder, load_tokenizer, loaded_identity
 from seal.processes import refuse_several
@@ -22,6 +28,8 @@ from seal.progress import Progress
 from seal.rankers.ranker import Ranker
 from seal.stages.select import SelectSettings
 from seal.tracking import Tracking
+
+KEPT_BYTES = 8 * 2**20  # a smaller set is read and encoded within seconds, every time
 
 
 class Inputs:
@@ -100,7 +108,7 @@ class Inputs:
             ValueError: If they have labels, and none of them is one that counts as unsafe.
         """
         spec = self.experiment.pool
-        pool = load([spec], name="pool")
+        pool = load([spec], name="pool", cache=self._cache([spec]))
         counts = Counter(pool.labels.values())
         if counts and not counts.keys() & set(self.experiment.unsafe_labels):
             found = ", ".join(f"{label} ({count})" for label, count in counts.most_common(10))
@@ -114,7 +122,8 @@ class Inputs:
     @cached_property
     def safe(self) -> SampleSet:
         """The trusted samples."""
-        return load(self.experiment.safe, name="safe")
+        specs = self.experiment.safe
+        return load(specs, name="safe", cache=self._cache(specs))
 
     @cached_property
     def tracking(self) -> Tracking:
@@ -130,17 +139,17 @@ class Inputs:
     def harmful(self) -> SampleSet | None:
         """The harmful references, if any."""
         specs = self.experiment.harmful
-        return load(specs, name="harmful") if specs else None
+        return load(specs, name="harmful", cache=self._cache(specs)) if specs else None
 
     @cached_property
     def encoded_pool(self) -> EncodedSet:
         """The pool as tokens."""
-        return self._encode(self.pool, "pool")
+        return self._encode(self.pool, "pool", [self.experiment.pool])
 
     @cached_property
     def encoded_safe(self) -> EncodedSet:
         """The safe set as tokens, held-out rows included."""
-        return self._encode(self.safe, "safe")
+        return self._encode(self.safe, "safe", self.experiment.safe)
 
     @cached_property
     def held_out(self) -> frozenset[str]:
@@ -153,7 +162,7 @@ class Inputs:
             ValueError: If that is not even one.
         """
         share = self.experiment.holdout
-        contents = {_content(row.id) for row in self.encoded_safe.encoded}
+        contents = set(map(_content, self.encoded_safe.encoded.ids))
         num = round(share * len(contents))
         if share and not num:
             raise ValueError(
@@ -163,13 +172,13 @@ class Inputs:
         return frozenset(sorted(contents, key=lambda key: content_hash(["holdout", key]))[:num])
 
     @cached_property
-    def trusted(self) -> tuple[Encoded, ...]:
+    def trusted(self) -> EncodedRows:
         """The safe rows that the ranker measures against: those that are not held out."""
         rows = self.encoded_safe.encoded
-        return tuple(row for row in rows if _content(row.id) not in self.held_out)
+        return rows.take(_places(_content(key) not in self.held_out for key in rows.ids))
 
     @cached_property
-    def reference(self) -> tuple[Encoded, ...]:
+    def reference(self) -> Sequence[Encoded]:
         """The held-out safe rows that are scored among the pool: those that are no pool rows.
 
         Of copies only the first: another row's word is what the others do not add.
@@ -177,25 +186,36 @@ class Inputs:
         Raises:
             ValueError: If rows are held out, and all of them are pool rows.
         """
-        free = self.held_out - {_content(row.id) for row in self.encoded_pool.encoded}
-        if self.held_out and not free:
+        if not self.held_out:
+            return ()
+        free = self.held_out.difference(map(_content, self.encoded_pool.encoded.ids))
+        if not free:
             raise ValueError(
                 f"holdout={self.experiment.holdout:g}: all {len(self.held_out)} held-out safe rows "
                 "are rows of the pool, too, so none is left to compare the pool with. Give a safe "
                 "set of other rows, or leave holdout out."
             )
-        return tuple(row for row in self.encoded_safe.encoded if row.id in free)
+        rows = self.encoded_safe.encoded
+        return rows.take(_places(key in free for key in rows.ids))
+
+    @property
+    def rankable_rows(self) -> Sequence[Encoded]:
+        """What a ranker is given to score: the pool, and the held-out rows among it."""
+        pool = self.encoded_pool.encoded
+        return Joined(pool, self.reference) if self.reference else pool
 
     @cached_property
     def encoded_harmful(self) -> EncodedSet | None:
         """The harmful references as tokens."""
-        return None if self.harmful is None else self._encode(self.harmful, "harmful")
+        if self.harmful is None:
+            return None
+        return self._encode(self.harmful, "harmful", self.experiment.harmful)
 
     @cached_property
-    def conversations(self) -> dict[str, Sample]:
+    def conversations(self) -> Mapping[str, Sample]:
         """Id -> sample of pool, safe set and harmful references, its source left out."""
         sets = [self.pool, self.safe, *([self.harmful] if self.harmful else [])]
-        return {row.id: replace(row, source="") for part in sets for row in part.samples}
+        return Conversations([part.samples for part in sets])
 
     def mix(self, arm: ArmSettings) -> tuple[SampleSet, EncodedSet] | None:
         """What is mixed in while an arm is trained, as samples and as tokens; None for nothing."""
@@ -205,18 +225,18 @@ class Inputs:
         key = mix.data.model_dump_json()
         if key not in self._mixes:
             name = "train.mix" if arm.mix is None else f"mix of the arm {arm.name}"
-            samples = load([mix.data], name=name)
-            self._mixes[key] = samples, self._encode(samples, name)
+            samples = load([mix.data], name=name, cache=self._cache([mix.data]))
+            self._mixes[key] = samples, self._encode(samples, name, [mix.data])
         return self._mixes[key]
 
     @cached_property
-    def rankable(self) -> tuple[Sample, ...]:
+    def rankable(self) -> Samples:
         """The pool's samples that could be tokenized: those that a ranking scores."""
-        ids = {row.id for row in self.encoded_pool.encoded}
-        return tuple(sample for sample in self.pool.samples if sample.id in ids)
+        left_out = [row.id for row in self.encoded_pool.excluded if row.id is not None]
+        return self.pool.samples.without(left_out)
 
     @cached_property
-    def harmless_ids(self) -> tuple[str, ...]:
+    def harmless_ids(self) -> Ids:
         """The rankable samples that are not labelled unsafe, by id: those of the arm "oracle".
 
         Raises:
@@ -228,7 +248,9 @@ class Inputs:
                 "arms names oracle, which leaves out what is labelled unsafe, but pool.label is "
                 "not set. Name the column with the labels, or take oracle out of arms."
             )
-        return tuple(sorted(row.id for row in self.rankable if labels[row.id] not in unsafe))
+        harmless = _places(label not in unsafe for label in labels.values())
+        ids = self.pool.samples.ids.take(harmless)
+        return ids.take(np.flatnonzero(ids.is_in(self.rankable.ids))).ascending()
 
     @cached_property
     def task_files(self) -> dict[str, str | None]:
@@ -236,8 +258,21 @@ class Inputs:
         paths = [path for task in self.experiment.evaluate.tasks for path in task.data_paths]
         return {path: file_hash(Path(path)) if Path(path).is_file() else None for path in paths}
 
-    def _encode(self, samples: SampleSet, name: str) -> EncodedSet:
-        return encode_set(samples, self.encoder, self.experiment.tokenization, name=name)
+    def _encode(self, samples: SampleSet, name: str, specs: Sequence[DataSpec]) -> EncodedSet:
+        tokenization, cache = self.experiment.tokenization, self._cache(specs)
+        return encode_set(samples, self.encoder, tokenization, name=name, cache=cache)
+
+    def _cache(self, specs: Sequence[DataSpec]) -> Path | None:
+        """Where a set is kept once it has been read; None for a small one, which is not."""
+        paths = [Path(spec.path) for spec in specs]
+        is_large = sum(path.stat().st_size for path in paths if path.is_file()) >= KEPT_BYTES
+        is_remote = not all(path.exists() for path in paths)
+        return self.run_dir.data if is_large or is_remote else None
+
+
+def _places(wanted: Iterable[bool]) -> np.ndarray:
+    """int64: where the wanted ones are."""
+    return np.flatnonzero(np.fromiter(wanted, dtype=bool))
 
 
 def _content(key: str) -> str:

@@ -149,8 +149,7 @@ def sizes(pool: Sequence[Encoded], safe: Sequence[Encoded], harmful: Sequence[En
 
 def _ranked_sets(inputs: Inputs) -> tuple[Sequence[Encoded], ...]:
     harmful = inputs.encoded_harmful
-    pool = (*inputs.encoded_pool.encoded, *inputs.reference)  # as `cells.rank` has them
-    return pool, inputs.trusted, harmful.encoded if harmful else ()
+    return inputs.rankable_rows, inputs.trusted, harmful.encoded if harmful else ()
 
 
 @dataclass(frozen=True, slots=True)

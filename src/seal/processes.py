@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -68,8 +68,24 @@ class Processes:
         return said[0]
 
     def first_does(self, work: Callable[[], _Item]) -> _Item:
-        """What work gives that is the first process's alone: writing, asking others, timing."""
-        return self.first_says(work() if self.is_first else cast(_Item, None))
+        """What work gives that is the first process's alone: writing, asking others.
+
+        Raises:
+            ValueError: In all of them, if the work raised one.
+        """
+        if self.size == 1:
+            return work()
+        value: Any = None
+        error: ValueError | None = None
+        if self.is_first:
+            try:
+                value = work()
+            except ValueError as raised:
+                error = raised
+        value, problem = self.first_says((value, None if error is None else str(error)))
+        if problem is not None:
+            raise error or ValueError(problem)
+        return value
 
     def any(self, flag: bool) -> bool:
         """Whether it is so for at least one of them."""

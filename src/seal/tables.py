@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from seal.artifacts.ids import ids_of
 from seal.artifacts.loss_table import LossTable
 from seal.artifacts.provenance import load_provenance
 from seal.artifacts.row_table import Row, RowTable, build_table, open_table
 from seal.artifacts.settings import Settings
 from seal.data.batches import Batch, collate
+from seal.data.token_store import lengths_of
 from seal.data.tokenize import Encoded
 from seal.losses import losses_and_entropy, response_logits, token_nll
 from seal.microbatches import MicroBatches, default_tokens
@@ -113,7 +115,7 @@ class Tables:
             what: What the pass is called on the progress bar.
         """
         table = self.read(Losses(entropy=entropy), lm, rows, what=what)
-        return LossTable(table, [row.id for row in rows])
+        return LossTable(table, ids_of(rows))
 
     def read(
         self, reading: Reading, lm: LanguageModel, rows: Sequence[Encoded], *, what: str
@@ -124,7 +126,9 @@ class Tables:
             ValueError: If a value is not finite, naming the samples.
         """
         # The longest first: a pass that does not fit in memory fails at once.
-        ordered = sorted(rows, key=lambda row: (-len(row.input_ids), row.id))
+        ids, lengths = ids_of(rows), lengths_of(rows)
+        order = ids.order()
+        order = order[np.argsort(-lengths[order], kind="stable")]
         identity = {
             "reading": {"kind": type(reading).__name__, **reading.model_dump(mode="json")},
             "model": lm.identity,
@@ -137,25 +141,31 @@ class Tables:
         known = KnownRows(self.known, identity["reading"], identity["model"])
 
         def fill(places: Sequence[int]) -> Iterator[tuple[int, Row]]:
-            found = {place: row for place in places if (row := known.find(ordered[place]))}
-            yield from found.items()
-            missing = [place for place in places if place not in found]
-            shard = [ordered[place] for place in missing]
+            missing: list[int] = []
+            shard: list[Encoded] = []
+            for place in places:
+                row = rows[int(order[place])]
+                found = known.find(row)
+                if found is None:
+                    missing.append(place)
+                    shard.append(row)
+                else:
+                    yield place, found
             mine: list[tuple[int, Row]] = []
             for batch in equal_turns(lm.model, processes().share_of(micro_batches.of(shard))):
                 if batch is None:
-                    _read(reading, lm, ordered[-1:], micro_batches)  # the shortest
+                    _read(reading, lm, [rows[int(order[-1])]], micro_batches)  # the shortest
                     continue
                 chosen = [shard[place] for place in batch]
                 read = _read(reading, lm, chosen, micro_batches)
                 _check_finite(reading.noun, chosen, read)
                 for place, row in zip(batch, read, strict=True):
                     mine.append((missing[place], {**row, _MARK: row_mark(shard[place])}))
-                self.progress(what, missing[batch[-1]] + 1, len(ordered))
+                self.progress(what, missing[batch[-1]] + 1, len(order))
             for rows_of_one in processes().gather(mine):
                 yield from rows_of_one
 
-        return build_table(folder, identity, [row.id for row in ordered], fill)
+        return build_table(folder, identity, ids.take(order), fill)
 
 
 def micro_batches_of(lm: LanguageModel) -> MicroBatches:
@@ -226,7 +236,7 @@ def row_mark(row: Encoded) -> np.ndarray:
 def rows_hash(rows: Sequence[Encoded]) -> str:
     """SHA-256 over ids, tokens and response masks, whatever the order of the rows."""
     digest = hashlib.sha256()
-    for row in sorted(rows, key=lambda row: row.id):
+    for row in (rows[int(place)] for place in ids_of(rows).order()):
         digest.update(f"{row.id} {len(row.input_ids)} ".encode())
         digest.update(np.ascontiguousarray(row.input_ids, dtype="<i4").tobytes())
         digest.update(np.packbits(row.response_mask).tobytes())

@@ -3,15 +3,18 @@
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from seal.artifacts import run_dir
-from seal.artifacts.provenance import load_provenance
+from seal.artifacts.provenance import Provenance, load_provenance, made_files, save_provenance
 from seal.artifacts.run_dir import (
     RunDir,
     build_or_reuse,
+    build_or_wait,
     copy_of,
     is_current,
     is_running,
@@ -288,3 +291,41 @@ def test_alike_are_finished_artifacts_of_the_same_kind(tmp_path):
     assert run.like(run.select) == [run.arm_select("a")]
     assert run.like(run.train("b", 0)) == [run.train("a", 0), run.train("a", 1)]
     assert run.like(run.evaluate("a", 0)) == []
+
+
+def test_waiting_for_another_that_makes_the_same(tmp_path):
+    folder, started, go_on = tmp_path / "kept", Event(), Event()
+
+    def slow(temporary):
+        started.set()
+        assert go_on.wait(10)
+        write(temporary)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(build_or_wait, folder, IDENTITY, slow)
+        assert started.wait(10)
+        second = pool.submit(build_or_wait, folder, IDENTITY, never)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        go_on.set()
+        assert (first.result(10), second.result(10)) == (True, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_one_that_was_made_between_look_and_claim_is_reused(tmp_path, monkeypatch):
+    folder = tmp_path / "kept"
+    remove = run_dir._remove_abandoned
+
+    def made_meanwhile(_folder):
+        monkeypatch.setattr(run_dir, "_remove_abandoned", remove)
+        build_elsewhere()
+
+    def build_elsewhere():
+        folder.mkdir()
+        write(folder)
+        save_provenance(
+            Provenance(json.loads(json.dumps(IDENTITY)), {}, made_files(folder)), folder
+        )
+
+    monkeypatch.setattr(run_dir, "_remove_abandoned", made_meanwhile)
+    assert build_or_wait(folder, IDENTITY, never) is False

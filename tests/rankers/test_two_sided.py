@@ -60,7 +60,7 @@ def halves(world):
     urge = read_traces(task.lm, task.safe, task.tables, seed=0, what="reading").refusal
     refusals = [row for row, odds in zip(task.safe, urge, strict=True) if odds > 0]
     assert len(refusals) == len(task.safe) // 2
-    return refusals, [row for row in task.safe if row not in refusals]
+    return refusals, [row for row, odds in zip(task.safe, urge, strict=True) if odds <= 0]
 
 
 def test_a_mixed_safe_set_is_taken_apart_and_finds_the_unsafe(world, ranked):

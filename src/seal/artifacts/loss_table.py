@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from seal.artifacts.ids import Ids
 from seal.artifacts.row_table import RowTable
 
 
@@ -27,9 +28,9 @@ class LossTable:
             table: What a pass over the rows wrote.
             ids: The order in which the rows are wanted.
         """
-        self.ids = tuple(ids)
+        self.ids = Ids.of(ids)
         self._table = table
-        self._order = table.order(ids)
+        self._order = table.order(self.ids)
         self.num_tokens = table.lengths("nll")[self._order]
         self.num_bytes = table.flat("num_bytes")[self._order]
 

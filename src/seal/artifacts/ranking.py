@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seal.artifacts.ids import Ids
 from seal.artifacts.token_scores import TokenScores, load_token_scores, save_token_scores
 
 # In a file's metadata, where its method says so.
@@ -28,7 +30,7 @@ class Ranking:
             sigmoid(-score) is the probability that it is not.
     """
 
-    ids: tuple[str, ...]
+    ids: Ids
     scores: np.ndarray
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     token_scores: TokenScores | None = None
@@ -37,23 +39,27 @@ class Ranking:
     @property
     def ranks(self) -> np.ndarray:
         """int64 [N]: 1 for the highest score; equal scores are ordered by id, never by position."""
-        order = np.lexsort((np.array(self.ids), -self.scores))
+        order = self.order()
         ranks = np.empty(len(order), dtype=np.int64)
         ranks[order] = np.arange(1, len(order) + 1)
         return ranks
 
-    def best_first(self) -> list[str]:
+    def best_first(self) -> Ids:
         """The ids from rank 1 on."""
-        order = np.argsort(self.ranks)
-        return [self.ids[place] for place in order]
+        return self.ids.take(self.order())
 
     def by_id(self) -> dict[str, float]:
-        """Id -> score."""
+        """Id -> score, every id and score a Python object."""
         return dict(zip(self.ids, self.scores.tolist(), strict=True))
+
+    def order(self) -> np.ndarray:
+        """int64 [N]: places in `ids` from rank 1 on; equal scores are ordered by id."""
+        # Stable, so that equal scores stay in the order of their ids, which ascend.
+        return np.argsort(-self.scores, kind="stable")
 
 
 def make_ranking(
-    ids: tuple[str, ...],
+    ids: Sequence[str],
     scores: np.ndarray,
     columns: dict[str, np.ndarray] | None = None,
     token_scores: TokenScores | None = None,
@@ -65,18 +71,21 @@ def make_ranking(
     Raises:
         ValueError: If a score is not finite, naming the first ids.
     """
-    assert len(set(ids)) == len(ids) == len(scores)
-    assert token_scores is None or set(token_scores.ids) == set(ids)
+    named = Ids.of(ids)
+    assert len(named) == len(scores)
     values = np.asarray(scores, dtype=np.float64)
-    bad = [key for key, fine in zip(ids, np.isfinite(values), strict=True) if not fine]
-    if bad:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
         raise ValueError(
-            f"{len(bad)} of {len(ids)} samples have a score that is not finite (first: "
-            f"{', '.join(bad[:3])}). Lower the learning rate, or look at these samples."
+            f"{len(bad)} of {len(named)} samples have a score that is not finite (first: "
+            f"{', '.join(named.take(bad[:3]))}). Lower the learning rate, or look at these samples."
         )
-    order = np.argsort(np.array(ids))
+    order = named.order()
+    ascending = named.take(order)
+    assert ascending.is_sorted()  # so that none occurs twice
+    assert token_scores is None or ascending == tuple(sorted(token_scores.ids))
     return Ranking(
-        tuple(ids[place] for place in order),
+        ascending,
         values[order],
         {name: np.asarray(column)[order] for name, column in (columns or {}).items()},
         token_scores,
@@ -90,7 +99,7 @@ def save_ranking(ranking: Ranking, path: Path) -> None:
     Token scores, where there are some, go into `tokens.parquet` beside it. That the scores are
     log-odds is noted in the file's metadata.
     """
-    first = {"id": list(ranking.ids), "score": ranking.scores, "rank": ranking.ranks}
+    first = {"id": ranking.ids.text(), "score": ranking.scores, "rank": ranking.ranks}
     table = pa.table({**first, **ranking.columns})
     if ranking.is_log_odds:
         table = table.replace_schema_metadata({_SCALE: _LOG_ODDS})
@@ -132,12 +141,13 @@ def load_ranking(path: Path, *, tokens: bool = False) -> Ranking:
     extra = [name for name in table.column_names if name not in {"id", "score", "rank"}]
     beside = tokens_path(path)
     token_scores = load_token_scores(beside) if tokens and beside.exists() else None
-    if token_scores is not None and set(token_scores.ids) != set(table["id"].to_pylist()):
+    ids = Ids(table["id"])
+    if token_scores is not None and set(token_scores.ids) != set(ids):
         raise ValueError(
             f"{beside} has scores of other samples than {path.name} beside it. Rank the pool again."
         )
     return make_ranking(
-        tuple(table["id"].to_pylist()),
+        ids,
         table["score"].to_numpy(),
         {name: table[name].to_numpy() for name in extra},
         token_scores,
@@ -153,7 +163,9 @@ def _problem(table: pa.Table) -> str:
         return f"ids are {ids.type} and scores {scores.type}"
     if ids.null_count:
         return "an id is missing"
-    num_different = len(ids.unique())
+    if not len(ids):
+        return "it has no rows"
+    num_different = Ids(ids).num_different()
     if num_different < len(ids):
         return f"{len(ids)} rows, but {num_different} different ids"
     return ""

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from seal.artifacts.atomic import make_parent, write_json
+from seal.artifacts.ids import Ids
 from seal.artifacts.provenance import (
     Provenance,
     check_files,
@@ -43,7 +44,7 @@ class RowTable:
         columns: Name -> the rows' arrays, list<number> [N]; memory-mapped where there is a file.
     """
 
-    ids: tuple[str, ...]
+    ids: Ids
     columns: dict[str, pa.ChunkedArray]
 
     def lengths(self, name: str) -> np.ndarray:
@@ -61,8 +62,7 @@ class RowTable:
 
     def order(self, ids: Sequence[str]) -> np.ndarray:
         """int64 [len(ids)]: the place of each id in the table."""
-        places = {key: place for place, key in enumerate(self.ids)}
-        return np.array([places[key] for key in ids], dtype=np.int64)
+        return self.ids.places_of(ids)
 
 
 def build_table(
@@ -97,7 +97,7 @@ def build_table(
     if load_provenance(folder).identity != plain:
         raise ValueError(f"{folder} holds another table than asked for. Delete it.")
     table = _opened(folder)
-    if table.ids != tuple(ids):
+    if table.ids != Ids.of(ids):
         raise ValueError(
             f"{folder} does not hold the {len(ids)} rows asked for: a part of it is missing. "
             "Delete it to compute it again."
@@ -195,10 +195,11 @@ def _read(path: Path) -> pa.RecordBatch:
 
 def _joined(records: Sequence[pa.RecordBatch]) -> RowTable:
     if not records:
-        return RowTable((), {})
+        return RowTable(Ids.of(()), {})
     table = pa.Table.from_batches(records)
-    ids = tuple(table["id"].to_pylist())
-    return RowTable(ids, {name: table[name] for name in table.column_names if name != "id"})
+    return RowTable(
+        Ids(table["id"]), {name: table[name] for name in table.column_names if name != "id"}
+    )
 
 
 def _numpy(array: pa.Array) -> np.ndarray:

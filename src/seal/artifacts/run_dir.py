@@ -30,7 +30,9 @@ from seal.artifacts.provenance import (
     made_files,
     save_provenance,
 )
-from seal.processes import processes
+from seal.processes import Processes, processes
+
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ class RunDir:
     def checkpoints_of(self, folder: Path) -> Path:
         """Holds the state of an artifact while it is made."""
         return self.root / "checkpoints" / folder.relative_to(self.root)
+
+    @property
+    def data(self) -> Path:
+        """Holds the samples and tokens of large sets, by content, as memory-mapped files."""
+        return self.root / "data"
 
     @property
     def select(self) -> Path:
@@ -174,7 +181,10 @@ def copy_of(twin: Path, name: str) -> Callable[[Path], Mapping[str, Any]]:
 
 
 def build_or_reuse(
-    folder: Path, identity: dict[str, Any], build: Callable[[Path], Mapping[str, Any] | None]
+    folder: Path,
+    identity: dict[str, Any],
+    build: Callable[[Path], Mapping[str, Any] | None],
+    everyone: Processes | None = None,
 ) -> bool:
     """Make an artifact's folder, unless the very same is there already.
 
@@ -186,6 +196,7 @@ def build_or_reuse(
         folder: The artifact's folder.
         identity: All that decides its content, as JSON.
         build: Fills the (temporary) folder it is given; may return what to note besides.
+        everyone: Those who build together, of whom the first one's files count; None: all.
 
     Returns:
         Whether it was built (true) or reused.
@@ -196,7 +207,7 @@ def build_or_reuse(
     """
     plain = _as_on_disk(identity)
     is_there = _is_reusable(folder, plain)
-    everyone = processes()
+    everyone = everyone or processes()
     everyone.wait()  # all have looked before one begins
     if is_there:
         return False
@@ -235,15 +246,40 @@ def _is_reusable(folder: Path, identity: dict[str, Any]) -> bool:
     )
 
 
+def build_or_wait(
+    folder: Path, identity: dict[str, Any], build: Callable[[Path], Mapping[str, Any] | None]
+) -> bool:
+    """As `build_or_reuse`, but what another process is making is waited for, and then reused.
+
+    Raises:
+        ValueError: If the folder holds another artifact, or a file of it is not as it was made.
+    """
+
+    def build_when_free() -> bool:
+        while True:
+            try:
+                return build_or_reuse(folder, identity, build, Processes())
+            except _BusyError:
+                time.sleep(_POLL_SECONDS)
+
+    return processes().first_does(build_when_free)
+
+
+class _BusyError(ValueError):
+    """Another process is making the artifact, or has just made it."""
+
+
 def _claim(folder: Path, stack: ExitStack) -> Path:
     """Begin an artifact, as the only process that makes it; returns its temporary folder."""
     above = next(path for path in folder.parents if path.exists())
     with _locked(above, wait=True):  # or two could look before either has begun
         _remove_abandoned(folder)
+        if folder.exists():
+            raise _BusyError(f"{folder} has just been made by another process. Start again.")
         running = [path for path in _partial(folder) if _is_locked(path)]
         if running:
             process = running[0].name.removeprefix(f".{folder.name}-").partition("-")[0]
-            raise ValueError(
+            raise _BusyError(
                 f"{folder} is being made by another process ({process}). Wait until it is done, or "
                 "end it, and run the same command again; or give another run_dir."
             )

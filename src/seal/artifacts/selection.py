@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from seal.artifacts.ids import Ids
 
 _MASK_COLUMNS = ("mask_turn", "mask_start", "mask_end")
 
@@ -39,7 +41,7 @@ class Selection:
         num_wholly_masked: Samples that would have been kept, but of which masking left no text.
     """
 
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     num_pool: int
     masks: Mapping[str, tuple[TextSpan, ...]] = field(default_factory=dict)
     num_wholly_masked: int = 0
@@ -50,7 +52,7 @@ def save_selection(selection: Selection, path: Path) -> None:
 
     The pool's size goes into the file's metadata.
     """
-    columns: dict[str, pa.Array | list[str]] = {"id": list(selection.ids)}
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {"id": Ids.of(selection.ids).text()}
     notes = {"num_pool": str(selection.num_pool)}
     if selection.masks:
         masks = [selection.masks.get(key, ()) for key in selection.ids]
@@ -72,7 +74,7 @@ def load_selection(path: Path) -> Selection:
         table = pq.read_table(path)
         notes = table.schema.metadata
         return Selection(
-            tuple(table["id"].to_pylist()),
+            Ids(table["id"]),
             int(notes[b"num_pool"]),
             _masks(table),
             int(notes.get(b"num_wholly_masked", 0)),

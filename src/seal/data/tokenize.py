@@ -22,25 +22,12 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from pydantic import Field
+from tokenizers import Tokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from seal.artifacts.settings import Settings
+from seal.data.fallback_template import FALLBACK_TEMPLATE
 from seal.data.sample import Message, Sample
-
-# For tokenizers without a chat template: "Human: ...\n\nAssistant: ...". The generation prompt ends
-# in the colon, not in a blank, because the blank belongs to the response's first token. Where the
-# tokenizer puts a BOS before plain text of its own accord, so does this template; elsewhere it does
-# not. The generation markers let TRL find the same response.
-FALLBACK_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}"
-    "Assistant:{% generation %} {{ message['content'] | trim }}{{ eos_token }}{% endgeneration %}"
-    "{% elif message['role'] == 'user' %}Human: {{ message['content'] | trim }}"
-    "{% elif message['role'] == 'tool' %}Tool: {{ message['content'] | trim }}"
-    "{% else %}{{ message['content'] | trim }}{% endif %}"
-    "{% if not loop.last or add_generation_prompt %}{{ '\\n\\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
 
 _BATCH_SIZE = 256  # texts per tokenizer call: enough for its threads, little memory for the offsets
 _RESERVED = (
@@ -152,6 +139,19 @@ class ChatEncoder:
         """SHA-256 of the template's text and its variables: 64 hex digits."""
         text = json.dumps([self.template, self._kwargs], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the tokens of a text: the template, and the tokenizer's own content."""
+        tokenizer = self._tokenizer
+        backend = tokenizer.backend_tokenizer
+        assert isinstance(backend, Tokenizer)  # it is a fast one
+        state = json.loads(backend.to_str())
+        # Settings of the last call, which the next one overwrites.
+        content = {key: state[key] for key in state.keys() - {"padding", "truncation"}}
+        text = json.dumps([content, tokenizer.special_tokens_map], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return {"template": self.template_hash, "tokenizer": digest}
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from seal.artifacts.ids import ids_of
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
 
@@ -22,7 +23,7 @@ class Loss(Ranker):
     def rank(self, task: RankingTask) -> Ranking:
         """Score the pool in one pass."""
         losses = task.tables.losses(task.lm, task.pool).mean
-        return make_ranking(tuple(row.id for row in task.pool), -losses, {"loss": losses})
+        return make_ranking(ids_of(task.pool), -losses, {"loss": losses})
 
     def cost(self, sizes: Sizes) -> Cost:
         """One forward pass over the pool."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from seal.artifacts.ids import ids_of
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.rankers.ranker import Ranker, RankingTask
 
@@ -29,11 +30,12 @@ class Random(Ranker):
 
     def rank(self, task: RankingTask) -> Ranking:
         """Score the pool without looking at it."""
-        return self.score([row.id for row in task.pool])
+        return self.score(ids_of(task.pool))
 
     def score(self, ids: Sequence[str]) -> Ranking:
         """The ranking of samples of which only the ids are known."""
-        return make_ranking(tuple(ids), np.array([_uniform(self.seed, key) for key in ids]))
+        scores = (_uniform(self.seed, key) for key in ids)
+        return make_ranking(ids, np.fromiter(scores, dtype=np.float64, count=len(ids)))
 
 
 def _uniform(seed: int, key: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from seal.artifacts.ids import Joined, ids_of
 from seal.artifacts.ranking import Ranking, make_ranking, save_ranking
 from seal.data.tokenize import Encoded
 from seal.generation import check_context
@@ -41,7 +42,7 @@ def rank(
             finite.
     """
     _check_distinct(task.pool, task.safe)
-    check_context(task.lm, [*task.pool, *task.safe, *task.harmful])
+    check_context(task.lm, Joined(Joined(task.pool, task.safe), task.harmful))
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
 
         def log(record: dict[str, Any]) -> None:
@@ -49,26 +50,28 @@ def rank(
             task.log(record)
 
         ranking = ranker.rank(replace(task, log=log))
-    assert set(ranking.ids) == {row.id for row in task.pool}
+    assert ranking.ids == ids_of(task.pool).ascending()
     if reference:
         save_ranking(_part(ranking, reference), folder / "reference.parquet")
-        ranking = _part(ranking, set(ranking.ids) - set(reference), tokens=True)
+        ranking = _part(ranking, reference, others=True, tokens=True)
     save_ranking(ranking, folder / "ranking.parquet")
     return ranking
 
 
-def _part(ranking: Ranking, ids: Collection[str], *, tokens: bool = False) -> Ranking:
-    """The ranking of some of its samples, with or without their token scores."""
-    places = np.flatnonzero([key in ids for key in ranking.ids])
+def _part(
+    ranking: Ranking, ids: Collection[str], *, others: bool = False, tokens: bool = False
+) -> Ranking:
+    """The ranking of some of its samples, or of all others, with or without their token scores."""
+    places = np.flatnonzero(ranking.ids.is_in(tuple(ids)) != others)
     columns = {name: column[places] for name, column in ranking.columns.items()}
-    kept = tuple(ranking.ids[place] for place in places)
+    kept = ranking.ids.take(places)
     token_scores = ranking.token_scores.take(kept) if tokens and ranking.token_scores else None
     scores = ranking.scores[places]
     return make_ranking(kept, scores, columns, token_scores, is_log_odds=ranking.is_log_odds)
 
 
 def _check_distinct(pool: Sequence[Encoded], safe: Sequence[Encoded]) -> None:
-    if {row.id for row in pool} == {row.id for row in safe}:
+    if len(pool) == len(safe) and ids_of(pool).ascending() == ids_of(safe).ascending():
         raise ValueError(
             f"pool and safe set hold the same {len(pool)} samples, so there is nothing to tell "
             "apart. Give a safe set of trusted samples as safe.path, and the set to choose from "

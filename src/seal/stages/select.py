@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from seal.artifacts.ids import ids_of
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.selection import Selection, save_selection
 from seal.artifacts.settings import Settings
 from seal.cut import Cut, log_odds_cut, mixture_cut, normals_cut, trusted_cut
 from seal.data.sample import Sample
+from seal.data.sample_store import sources_of
 from seal.masking import mask_selection
 
 
@@ -135,28 +140,27 @@ def select(
     if found is not None:
         rule = {"threshold": found.threshold.value, "auto": False, "reference": None}
         settings = settings.model_copy(update=rule)
-    source = {sample.id: sample.source for sample in pool}
-    unknown = sorted(settings.quotas.keys() - set(source.values()))
-    if unknown:
-        raise ValueError(
-            f"select.quotas names the source {unknown[0]!r}, which no sample has. The pool's "
-            f"sources: {', '.join(sorted(set(source.values()))[:20])}."
-        )
-    best_first = ranking.best_first()
-    kept: list[str] = []
-    for name, share in settings.quotas.items():
-        own = [key for key in best_first if source[key] == name]
-        kept += own[: round(share * len(own))]
-    rest = [key for key in best_first if source[key] not in settings.quotas]
-    kept += rest[: _num_kept(ranking, rest, settings)]
-    if not kept:
+    # Places in the ranking, the best first.
+    best_first = ranking.order()
+    sources = _sources(pool, settings.quotas) if settings.quotas else None
+    parts: list[np.ndarray] = []
+    rest = best_first
+    if sources is not None:
+        own_sources = sources[best_first]
+        for number, share in enumerate(settings.quotas.values()):
+            own = best_first[own_sources == number]
+            parts.append(own[: round(share * len(own))])
+        rest = best_first[own_sources == len(settings.quotas)]
+    parts.append(rest[: _num_kept(ranking.scores[rest], settings)])
+    kept = np.sort(np.concatenate(parts))
+    if not len(kept):
         given = settings.model_dump(exclude_none=True, exclude={"auto", "error_rate"})
         raise ValueError(
             f"the selection is empty: none of {len(best_first)} samples passes select="
             f"{given}. The best score is "
             f"{ranking.scores.max():.4g}."
         )
-    selection = Selection(tuple(sorted(kept)), len(best_first))
+    selection = Selection(ranking.ids.take(kept), len(best_first))
     share = settings.mask_fraction
     return selection if share is None else mask_selection(selection, ranking, share)
 
@@ -183,16 +187,38 @@ def check_same_samples(ranking: Ranking, pool: Sequence[Sample]) -> None:
     Raises:
         ValueError: If the ids differ, with the counts.
     """
-    ranked, present = set(ranking.ids), {sample.id for sample in pool}
+    ranked, present = ranking.ids, ids_of(pool).ascending()
     if ranked == present:
         return
-    without, gone = sorted(present - ranked), sorted(ranked - present)
+    without, gone = (
+        ours.take(np.flatnonzero(~ours.is_in(theirs)))
+        for ours, theirs in ((present, ranked), (ranked, present))
+    )
     first = without[0] if without else gone[0]
     raise ValueError(
         f"this ranking was made from another pool: {len(without)} of {len(present)} samples have "
         f"no score in it, and {len(gone)} of its {len(ranked)} scores belong to no sample (first: "
         f"{first}). Rank this pool, or select from the pool it was made from."
     )
+
+
+def _sources(pool: Sequence[Sample], quotas: Mapping[str, float]) -> np.ndarray:
+    """int64 [N]: the number of each sample's quota, in the order of ids; of no quota the last.
+
+    Raises:
+        ValueError: If a quota names a source that no sample has.
+    """
+    column = sources_of(pool)
+    found = set(column.unique().to_pylist())
+    unknown = sorted(quotas.keys() - found)
+    if unknown:
+        raise ValueError(
+            f"select.quotas names the source {unknown[0]!r}, which no sample has. The pool's "
+            f"sources: {', '.join(sorted(found)[:20])}."
+        )
+    names = pc.SetLookupOptions(value_set=pa.array(list(quotas), pa.large_string()))
+    numbers = pc.call_function("index_in", [column], names).fill_null(len(quotas))
+    return numbers.to_numpy()[ids_of(pool).order()]
 
 
 def _auto_cut(ranking: Ranking, rule: bool | str) -> Cut:
@@ -211,17 +237,17 @@ def _auto_cut(ranking: Ranking, rule: bool | str) -> Cut:
     return log_odds_cut(ranking.scores)
 
 
-def _num_kept(ranking: Ranking, best_first: Sequence[str], settings: SelectSettings) -> int:
+def _num_kept(scores: np.ndarray, settings: SelectSettings) -> int:
+    """How many of samples are kept, of which the scores are given."""
     fraction = settings.effective_fraction()
     if fraction is not None:
-        return round(fraction * len(best_first))
+        return round(fraction * len(scores))
     if settings.count is not None:
-        if settings.count > len(best_first):
+        if settings.count > len(scores):
             raise ValueError(
-                f"select.count={settings.count} is more than the {len(best_first)} samples there "
+                f"select.count={settings.count} is more than the {len(scores)} samples there "
                 "are to choose from. Lower it."
             )
         return settings.count
-    scores = ranking.by_id()
     assert settings.threshold is not None
-    return sum(scores[key] >= settings.threshold for key in best_first)
+    return int((scores >= settings.threshold).sum())
