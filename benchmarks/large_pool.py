@@ -8,11 +8,11 @@ average and about 1.1 KB a row; `--short` divides the medians by ten. Tokens are
 with one for each, made here), cut at 256. Every thousandth row is a copy of the one before it.
 
 Sizes are `--smallest`, ten times that, ... up to `--rows`. Each step runs in a fresh process on
-what the earlier ones left in the run folder, and says its seconds, and the most memory it held:
-anonymous and shared pages (RssAnon + RssShmem of /proc/self/status, sampled every 20 ms) are what
-counts against the bar of 4 GB; pages of mapped files (RssFile) are the system's to take back.
-`base` is a process that has imported everything and done nothing; per row, memory is what is above
-it.
+what the earlier ones left in the run folder, and says its seconds, by the clock and of the
+processor (which other work on the machine hardly moves), and the most memory it held: anonymous and
+shared pages (RssAnon + RssShmem of /proc/self/status, sampled every 20 ms) are what counts against
+the bar of 4 GB; pages of mapped files (RssFile) are the system's to take back. `base` is a process
+that has imported everything and done nothing; per row, memory is what is above it.
 
     read     `load`: rows to samples, kept
     encode   `encode_set`: samples to tokens, kept
@@ -22,7 +22,8 @@ it.
     select   the best 80 % of the ranking, a quota for one source; saved as Parquet
     write    `selected.jsonl`
 
-Beyond a thousand samples the microseconds and bytes per sample should be flat. On Linux only.
+Microseconds are of the processor. Beyond some 10 000 rows, where they outweigh what a process does
+once, microseconds and bytes per row should be flat or fall. On Linux only.
 """
 
 from __future__ import annotations
@@ -221,10 +222,10 @@ def watched() -> Iterator[list[np.ndarray]]:
 def run_step(action: Callable[[], object]) -> None:
     """Do one step in this process; print its seconds and memory as JSON."""
     with watched() as peak:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         action()
-        seconds = time.perf_counter() - start
-    sys.stdout.write(json.dumps([seconds, *map(int, peak[0])]) + "\n")
+        seconds = [time.perf_counter() - start, time.process_time() - worked]
+    sys.stdout.write(json.dumps([*seconds, *map(int, peak[0])]) + "\n")
 
 
 def in_fresh_process(step: str, folder: Path) -> list[float]:
@@ -242,12 +243,13 @@ def measure(num: int, above: Path, steps: Sequence[str], *, short: bool) -> bool
         write_rows(folder / "pool.jsonl", num, short=short)
         size = (folder / "pool.jsonl").stat().st_size
         out(f"\n{num:,} rows, {size / num:.0f} bytes each\n")
-        out(f"{'step':8}{'seconds':>9}{'us/row':>9}{'held MB':>9}{'B/row':>8}{'mapped MB':>11}\n")
+        out(f"{'step':8}{'seconds':>9}{'CPU s':>9}{'us/row':>9}")
+        out(f"{'held MB':>9}{'B/row':>8}{'mapped MB':>11}\n")
         base, most = 0.0, 0.0
         for step in steps:
-            seconds, held, mapped = in_fresh_process(step, folder)
+            seconds, worked, held, mapped = in_fresh_process(step, folder)
             base, most = base or held, max(most, held)
-            out(f"{step:8}{seconds:9.2f}{1e6 * seconds / num:9.2f}{held / 1e6:9.0f}")
+            out(f"{step:8}{seconds:9.2f}{worked:9.2f}{1e6 * worked / num:9.2f}{held / 1e6:9.0f}")
             out(f"{(held - base) / num:8.0f}{mapped / 1e6:11.0f}\n")
             sys.stdout.flush()
         fits = most < BAR_BYTES
