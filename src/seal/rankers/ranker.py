@@ -30,7 +30,7 @@ class Extended:
         state: What the run was before its closing step.
     """
 
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     state: Checkpoint
 
 
