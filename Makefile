@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TOOLS := .venv-tools
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-eval test-extras test-versions bench check format docs lock release clean
+.PHONY: demo test test-eval test-deep test-extras test-versions bench check format docs lock release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/seal demo
@@ -19,6 +19,10 @@ test: $(VENV)/.installed-dev
 # The tests of the extra `eval` (lm-eval, inspect-ai), which `make test` skips: it does not install it.
 test-eval: $(VENV)-eval/.installed-eval
 	$(VENV)-eval/bin/python -m pytest tests/tasks/test_harness.py tests/test_inspect_tasks.py
+
+# What takes too long for `make test`: twenty kills of each stage, and a hundred times the fuzzing.
+test-deep: $(VENV)/.installed-dev
+	SEAL_DEEP_FAULTS=1 SEAL_DEEP_FUZZ=1 $(BIN)/python -m pytest -n 2 tests/fuzz tests/faults
 
 # Each extra alone in an empty environment, and what it is for imported there.
 test-extras:

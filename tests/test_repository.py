@@ -296,3 +296,22 @@ def test_every_dependency_says_what_it_is_for():
     comments = [comment for requirement, comment in lines if requirement in listed]
     assert len(comments) >= len(listed)
     assert [r for r, comment in lines if r in listed and not re.search(r"# .*\w{2}", comment)] == []
+
+
+def test_every_test_that_a_promise_names_is_there():
+    """And every row of docs/promises.md names something that holds it."""
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"^ *def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    rows = [
+        line
+        for line in (ROOT / "docs" / "promises.md").read_text("utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith(("| **", "| promise"))
+    ]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`(test_\w+|make [^`]+|python -m [^`]+)`", row.split("|")[2])
+        assert named, row
+        assert {name for name in named if name.startswith("test_")} <= defined, row

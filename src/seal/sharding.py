@@ -64,7 +64,7 @@ def refuse_sharded(model: nn.Module, what: str) -> None:
     if is_sharded(model):
         raise ValueError(
             f"{what} needs the whole model in each process. Launch without FSDP, or choose another "
-            "ranker (docs/many-devices.md)."
+            "ranker (docs/large-runs.md)."
         )
 
 
