@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seal.models import LoraSpec
+from seal.processes import Processes
 from seal.sft import checked_arguments, lora_config, sft_config
 
 CPU = torch.device("cpu")
@@ -94,7 +95,10 @@ def test_values_get_the_fields_type(name, given, expected):
         ({"dataset_text_field": "x"}, r"dataset_text_field cannot be set: the samples come tok"),
         ({"dataloader_drop_last": True}, r"would not be trained; remove it"),
         ({"use_cpu": True}, r"use_cpu cannot be set: .*set it under model"),
-        ({"save_strategy": "epoch"}, r"no intermediate checkpoints are kept; remove it"),
+        (
+            {"save_strategy": "epoch"},
+            r"saved by the settings of checkpoint; set checkpoint\.seconds",
+        ),
         ({"eval_strategy": "epoch"}, r"nothing is evaluated during training; use the eval"),
         ({"push_to_hub": True}, r"nothing is uploaded"),
         ({"auto_find_batch_size": True}, r"would change the batch size.*set per_device_train"),
@@ -111,9 +115,30 @@ def test_what_trl_itself_refuses():
         config({"warmup_steps": -1})
 
 
-def test_several_processes(monkeypatch):
-    monkeypatch.setattr("trl.SFTConfig.world_size", 2)
-    with pytest.raises(ValueError, match=r"one process, but 2 were launched.*without accelerate"):
+def launched(monkeypatch, size: int) -> None:
+    monkeypatch.setattr("seal.sft.processes", lambda: Processes(0, size))
+
+
+@pytest.mark.parametrize(("size", "steps"), [(1, 8), (2, 4), (8, 1)])
+def test_processes_share_the_accumulation_of_a_step(monkeypatch, size, steps):
+    launched(monkeypatch, size)
+    made = config()
+    assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (8, steps)
+
+
+def test_processes_that_cannot_share_it(monkeypatch):
+    launched(monkeypatch, 3)
+    text = (
+        r"gradient_accumulation_steps=8 cannot be shared by 3 processes: a step has 8 x 8 = 64 "
+        r"samples, .*Launch a number of processes that divides it, or set per_device"
+    )
+    with pytest.raises(ValueError, match=text):
+        config()
+
+
+def test_one_process_that_sees_several_gpus(monkeypatch):
+    monkeypatch.setattr("trl.SFTConfig.n_gpu", 2)
+    with pytest.raises(ValueError, match=r"one process sees 2 GPUs.*accelerate launch .*CUDA_VIS"):
         config()
 
 

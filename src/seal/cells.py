@@ -152,7 +152,9 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
     settings = experiment.trains_with(arm)
     identity = {
         "stage": "train",
-        "train": settings.model_dump(mode="json", exclude={"mix": {"data": {"license"}}}),
+        "train": settings.model_dump(
+            mode="json", exclude={"max_skipped_steps": True, "mix": {"data": {"license"}}}
+        ),
         "model": inputs.model_identity,
         "template": inputs.encoder.template_hash,
         "tokenization": experiment.tokenization.model_dump(mode="json"),
@@ -180,10 +182,12 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
                 mix=mix[1].encoded if mix else (),
                 progress=renamed(inputs.progress, f"training {arm.name}, seed {seed}"),
                 mirror=mirror,
+                checkpoints=_checkpoints(inputs, place, identity),
             )
 
     _ = inputs.tracking  # a tracker that is not there is told before anything is made
-    return _make(inputs.run_dir.train(arm.name, seed), identity, build, inputs)
+    place = inputs.run_dir.train(arm.name, seed)
+    return _make(place, identity, build, inputs)
 
 
 def merge(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:

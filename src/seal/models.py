@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from pydantic import Field
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -24,6 +25,7 @@ from seal.artifacts.provenance import folder_hashes, model_identity
 from seal.artifacts.settings import Settings
 from seal.data.tokenize import ChatEncoder
 from seal.loss_backends.choice import LossBackendName, set_loss_backend
+from seal.processes import local_rank, processes
 
 logger = logging.getLogger(__name__)
 disable_progress_bar()  # "Loading weights" would tear our own bars apart
@@ -117,13 +119,24 @@ class LanguageModel:
 def resolve_device(name: str) -> torch.device:
     """The device called `name`; "auto" is CUDA where present, else the CPU.
 
+    Of several processes on a machine, each has the GPU of its number.
+
     Raises:
-        ValueError: If no device is called that.
+        ValueError: If no device is called that, or one GPU is named for several processes.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wants_cpu = os.environ.get("ACCELERATE_USE_CPU") == "true"
+        name = "cuda" if torch.cuda.is_available() and not wants_cpu else "cpu"
     try:
-        return torch.device(name)
+        device = torch.device(name)
+        if device.type != "cuda" or processes().size == 1:
+            return device
+        if device.index is None:
+            return torch.device("cuda", local_rank())
+        raise ValueError(
+            f"model.device={name}: one GPU, but {processes().size} processes were launched. Set "
+            "model.device=cuda, which gives each process one of its own."
+        )
     except RuntimeError as error:
         raise ValueError(
             f"model.device={name}: not the name of a device ({_first_line(error)}). Give auto, "
@@ -257,9 +270,22 @@ def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "defaul
             ) from error
 
 
-def save_model(model: nn.Module, spec: ModelSpec, folder: Path) -> None:
-    """Save a whole model with the tokenizer and chat template that `spec` asks for."""
-    cast(PreTrainedModel, model).save_pretrained(folder)
+def save_model(
+    model: nn.Module,
+    spec: ModelSpec,
+    folder: Path,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Save a whole model with the tokenizer and chat template that `spec` asks for.
+
+    Args:
+        model: The model.
+        spec: What it was loaded by.
+        folder: Where it goes.
+        weights: Its weights, where they are not whole in the model itself.
+    """
+    state = None if weights is None else dict(weights)
+    cast(PreTrainedModel, model).save_pretrained(folder, state_dict=state)
     tokenizer = load_tokenizer(spec)  # afresh: training may have given the other one a pad token
     if spec.chat_template is not None:
         tokenizer.chat_template = spec.chat_template.read_text("utf-8")

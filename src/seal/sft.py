@@ -17,6 +17,8 @@ from peft import LoraConfig
 from pydantic import TypeAdapter, ValidationError
 from trl import SFTConfig  # pyright: ignore[reportPrivateImportUsage]
 
+from seal.processes import processes
+
 # The fine-tuning of the paper's Llama-3-8B run, from its model card and code: Adam with betas
 # (0.9, 0.95), no weight decay, a constant rate of 1e-5, clipping at 1, 2 epochs, batches of 64.
 _PAPER = {
@@ -51,7 +53,7 @@ _REFUSED = {
     "the model is loaded before; set it under model": (
         "model_init_kwargs trust_remote_code use_cpu place_model_on_device"
     ),
-    "no intermediate checkpoints are kept; remove it": (
+    "the state is saved by the settings of checkpoint; set checkpoint.seconds": (
         "save_strategy save_steps save_total_limit save_only_model save_on_each_node "
         "enable_jit_checkpoint resume_from_checkpoint load_best_model_at_end"
     ),
@@ -121,7 +123,8 @@ def sft_config(args: dict[str, Any], device: torch.device, folder: Path, seed: i
         seed: Of the initial adapter, dropout and the order of samples.
 
     Raises:
-        ValueError: If TRL refuses the values, or several processes were launched.
+        ValueError: If TRL refuses the values, they cannot be shared among the processes of the
+            launch, or one process would use several GPUs.
     """
     on_cuda = device.type == "cuda"
     arguments: dict[str, Any] = {
@@ -139,16 +142,33 @@ def sft_config(args: dict[str, Any], device: torch.device, folder: Path, seed: i
         "save_strategy": "no",
         "logging_nan_inf_filter": False,
     }
+    arguments["gradient_accumulation_steps"] = _of_each_process(arguments)
     try:
         config = SFTConfig(**arguments)
     except ValueError as error:
         raise ValueError(f"train.args: trl.SFTConfig says: {error}") from error
-    if config.world_size > 1:
+    if config.n_gpu > 1:
         raise ValueError(
-            f"training runs in one process, but {config.world_size} were launched. Start the train "
-            "stage without accelerate launch or torchrun."
+            f"one process sees {config.n_gpu} GPUs, over which TRL's trainer would spread batches "
+            f"{config.n_gpu} times as large. Start one process per GPU (accelerate launch "
+            "--num_processes N -m seal train CONFIG), or set CUDA_VISIBLE_DEVICES=0."
         )
     return config
+
+
+def _of_each_process(arguments: dict[str, Any]) -> int:
+    """The accumulation of each process of the launch, so that a step sees as many samples."""
+    steps, size = arguments["gradient_accumulation_steps"], processes().size
+    if steps % size:
+        each = arguments["per_device_train_batch_size"]
+        raise ValueError(
+            f"train.args.gradient_accumulation_steps={steps} cannot be shared by {size} processes: "
+            f"a step has {each} x {steps} = {each * steps} samples, however many processes there "
+            "are. Launch a number of processes that divides it, or set "
+            "per_device_train_batch_size and gradient_accumulation_steps to other numbers of the "
+            "same product."
+        )
+    return steps // size
 
 
 def recipe_arguments(args: dict[str, Any]) -> dict[str, Any]:

@@ -14,14 +14,15 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, set_seed
-from trl import SFTTrainer
 
 from seal.artifacts.adapter import load_adapter
 from seal.data.load import DataSpec
 from seal.data.tokenize import Encoded
 from seal.models import LoraSpec, ModelSpec, load_model, quiet_peft
+from seal.stages import fitting
 from seal.stages import train as stage
 from seal.stages.train import MixSettings, TrainSettings, train
+from seal.stages.trainer import WatchedTrainer
 
 FAST = {"learning_rate": 1e-2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
 
@@ -38,8 +39,8 @@ def samples(num: int, prefix: str = "s") -> list[Encoded]:
     return [row(f"{prefix}{i}", 6 + i % 7, slice(2 + i % 3, None)) for i in range(num)]
 
 
-class Recording(SFTTrainer):
-    """TRL's trainer, which also keeps what it was fed."""
+class Recording(WatchedTrainer):
+    """The trainer, which also keeps what it was fed."""
 
     last: "Recording"
 
@@ -65,7 +66,7 @@ class Recording(SFTTrainer):
 
 @pytest.fixture
 def recorded(monkeypatch) -> type[Recording]:
-    monkeypatch.setattr(stage, "SFTTrainer", Recording)
+    monkeypatch.setattr(fitting, "WatchedTrainer", Recording)
     return Recording
 
 

@@ -10,12 +10,10 @@ response therefore weighs more than a short one; in the rankers every sample wei
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
-import math
 import random
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,42 +21,26 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from pydantic import Field, field_validator, model_validator
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from seal.artifacts.adapter import RECORD, Adapter, save_adapter_record, weights_folder
 from seal.artifacts.settings import Settings
+from seal.checkpoint import Checkpoints
 from seal.data.load import DataSpec
 from seal.data.mix import mix_in
 from seal.data.tokenize import Encoded
-from seal.models import (
-    LanguageModel,
-    LoraSpec,
-    ModelSpec,
-    load_model,
-    quiet_peft,
-    resolve_device,
-    save_model,
-)
+from seal.models import LoraSpec, ModelSpec, resolve_device, save_model
+from seal.processes import processes
 from seal.progress import Progress, silent
 from seal.sft import checked_arguments, lora_config, sft_config
+from seal.stages.fitting import Fitted, Fitting, fit
 from seal.tracking import Mirror, nowhere
 
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 _PARTIAL = ".partial"
-_IGNORED = -100  # the label of a token without loss, in torch, transformers and TRL
 
 
 class MixSettings(Settings):
@@ -86,6 +68,8 @@ class TrainSettings(Settings):
             0.95, no weight decay, constant rate, max_grad_norm 1. On CUDA, bf16 mixed precision and
             gradient checkpointing are on; on the CPU both are off.
         mix: A second data set to mix in.
+        max_skipped_steps: Steps with a loss or gradient that is not finite, which are left out and
+            named in metrics.jsonl, before the training is given up. Changes no result.
     """
 
     tuning: Literal["lora", "full"] = "lora"
@@ -93,6 +77,7 @@ class TrainSettings(Settings):
     peft: dict[str, Any] = Field(default_factory=dict)
     args: dict[str, Any] = Field(default_factory=dict)
     mix: MixSettings | None = None
+    max_skipped_steps: int = Field(default=10, ge=0)
 
     @field_validator("args")
     @classmethod
@@ -120,12 +105,15 @@ def train(
     mix: Sequence[Encoded] = (),
     progress: Progress = silent,
     mirror: Mirror = nowhere,
+    checkpoints: Checkpoints | None = None,
 ) -> Adapter:
     """Fine-tune a model with TRL's SFTTrainer.
 
     Every sample is visited once per epoch. The batch loss is the mean over its response tokens, as
     TRL computes it, not the mean of the samples' means. On the CPU the same inputs and seed give
-    the same bytes; the caller's random state is left as it was.
+    the same bytes, also when it was interrupted; the caller's random state is left as it was.
+
+    Of several processes each takes its share of a batch, and the first one writes.
 
     `folder` gets `adapter/` (tuning "lora") or `model/` ("full", with tokenizer, chat template and
     generation config), `metrics.jsonl` with every entry of TRL's log, and at last `adapter.json`.
@@ -140,43 +128,74 @@ def train(
         mix: The samples of `settings.mix`, tokenized like the training set.
         progress: Told how many optimiser steps are done.
         mirror: Given each entry of `metrics.jsonl` once it is written.
+        checkpoints: Of this very training: where its state is kept, and gone on with. With them it
+            stops between two steps when asked to.
 
     Returns:
         What `load_adapter(folder)` returns from now on.
 
     Raises:
         ValueError: If there is nothing to train on, settings contradict each other or TRL refuses
-            them, the folder holds a result already, or the loss or a weight stops being finite.
+            them, the folder holds a result already, memory runs out with a single sample, or the
+            loss or a weight stops being finite.
+        KeyboardInterrupt: If it was asked to stop; the state is saved.
     """
     rows = _training_set(encoded, mix, settings, seed)
-    config = sft_config(settings.args, _device(spec), folder / _PARTIAL / "trainer", seed)
+    device = _device(spec)
     _check_free(folder)
-    was_there = folder.exists()
-    partial = folder / _PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with _workplace(folder) as partial:
+        is_lora = settings.tuning == "lora"
+        fitting = Fitting(
+            spec=spec,
+            rows=rows,
+            adapter=lora_config(settings.lora.config(), settings.peft) if is_lora else None,
+            config=sft_config(settings.args, device, partial / "trainer", seed),
+            metrics=partial / METRICS,
+            max_skipped_steps=settings.max_skipped_steps,
+            checkpoints=checkpoints,
+            progress=progress,
+            mirror=mirror,
+        )
         with _private_randomness():
-            log = _Log(partial / METRICS, progress, mirror)
-            model, num_steps = _fit(spec, rows, settings, config, log)
+            fitted = fit(fitting)
         adapter = Adapter(
             path=weights_folder(folder, settings.tuning),
             kind=settings.tuning,
             base=spec.path,
             num_samples=len(rows),
-            num_steps=num_steps,
+            num_steps=fitted.num_steps,
             seed=seed,
         )
-        _save_weights(model, spec, weights_folder(partial, adapter.kind))
-        save_adapter_record(adapter, partial)
-        # The record goes last: where it is, the rest is complete.
-        for name in (adapter.path.name, METRICS, RECORD):
-            (partial / name).replace(folder / name)
+        if processes().is_first:
+            _save_weights(fitted, spec, weights_folder(partial, adapter.kind))
+            save_adapter_record(adapter, partial)
+            # The record goes last: where it is, the rest is complete.
+            for name in (adapter.path.name, METRICS, RECORD):
+                (partial / name).replace(folder / name)
+        processes().wait()
+    return adapter
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """A folder for what is under way, inside of the one for the result; both go if nothing came.
+
+    What other processes than the first write is nobody's.
+    """
+    if not processes().is_first:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    was_there = folder.exists()
+    partial = folder / _PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if not was_there and not any(folder.iterdir()):
             folder.rmdir()
-    return adapter
 
 
 def _training_set(
@@ -197,7 +216,7 @@ def _training_set(
 
 def _device(spec: ModelSpec) -> torch.device:
     device = resolve_device(spec.device)
-    if device.index:
+    if device.index and processes().size == 1:
         raise ValueError(
             f"model.device={spec.device}: TRL's trainer uses the first GPU that it sees. Set "
             f"model.device=cuda and CUDA_VISIBLE_DEVICES={device.index}."
@@ -229,132 +248,14 @@ def _private_randomness() -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-def _fit(
-    spec: ModelSpec,
-    rows: Sequence[Encoded],
-    settings: TrainSettings,
-    config: SFTConfig,
-    log: _Log,
-) -> tuple[PeftModel | PreTrainedModel, int]:
-    """The trained model and the number of steps it took."""
-    language = load_model(spec)
-    model = language.model
-    assert isinstance(model, PreTrainedModel)
-    if settings.tuning == "full":
-        _check_full(spec, model)
-    originals = copy.deepcopy(model.config), copy.deepcopy(model.generation_config)
-    _agree_on_special_tokens(model, language)
-    is_lora = settings.tuning == "lora"
-    with quiet_peft():
-        trainer = SFTTrainer(
-            model=model,
-            args=config,
-            train_dataset=_dataset(rows),
-            processing_class=language.tokenizer,
-            peft_config=lora_config(settings.lora.config(), settings.peft) if is_lora else None,
-            callbacks=[log],
-        )
-    trainer.remove_callback(PrinterCallback)  # without tqdm, transformers prints its log
-    trainer.train()
-    trained = trainer.model
-    assert isinstance(trained, PeftModel | PreTrainedModel)
-    for name, value in trained.named_parameters():
-        if value.requires_grad and not value.isfinite().all():
-            raise ValueError(_not_finite(f"weight {name}", trainer.state, config))
-    # Training writes special tokens and use_cache into these: not a part of the result.
-    model.config, model.generation_config = originals
-    return trained, trainer.state.global_step
-
-
-def _check_full(spec: ModelSpec, model: PreTrainedModel) -> None:
-    halves = {value.dtype for value in model.parameters()} - {torch.float32}
-    if halves:
-        raise ValueError(
-            f"train.tuning=full needs float32 weights, but {spec.path} is loaded in "
-            f"{', '.join(sorted(str(kind) for kind in halves))} (model.dtype={spec.dtype}), where "
-            "most updates of a small learning rate round to nothing. Set model.dtype=float32 (the "
-            "arithmetic is bf16 on CUDA all the same), or train.tuning=lora."
-        )
-    try:
-        model.generation_config.validate(strict=True)
-    except ValueError as error:  # save_pretrained would refuse it after the training
-        raise ValueError(
-            f"{spec.path}: its generation_config.json contradicts itself, so the trained model "
-            f"could not be saved with it. Correct the file. ({error})"
-        ) from error
-
-
-def _agree_on_special_tokens(model: PreTrainedModel, language: LanguageModel) -> None:
-    """Let the configs name the tokenizer's special tokens; transformers does it too, but warns."""
-    tokenizer = language.tokenizer
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(language.pad_id)
-    ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    for name, value in ids.items():
-        if value is not None:
-            setattr(model.config.get_text_config(), name, value)
-            setattr(model.generation_config, name, value)
-
-
-def _dataset(rows: Sequence[Encoded]) -> Dataset:
-    """The samples as TRL takes tokenized ones: used as they are, in this order before shuffling."""
-    assert all(row.response_mask[1:].any() for row in rows), "a sample without response tokens"
-    return Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in rows],
-            "labels": [np.where(row.response_mask, row.input_ids, _IGNORED) for row in rows],
-        }
-    )
-
-
-def _save_weights(model: PeftModel | PreTrainedModel, spec: ModelSpec, folder: Path) -> None:
+def _save_weights(fitted: Fitted, spec: ModelSpec, folder: Path) -> None:
+    model, weights = fitted.model, fitted.weights
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             assert isinstance(config, LoraConfig)
             if isinstance(config.target_modules, set):  # written in an order of the day
                 config.target_modules = sorted(config.target_modules)
         # The vocabulary never changes here; "auto" would ask the Hub whether it did.
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
         return
-    save_model(model, spec, folder)
-
-
-class _Log(TrainerCallback):
-    """Writes TRL's log to a file, tells of each step, and stops at a loss that is not finite."""
-
-    def __init__(self, path: Path, progress: Progress, mirror: Mirror) -> None:
-        self._path = path
-        self._progress = progress
-        self._mirror = mirror
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002 (TrainerCallback's signature, as is **kwargs)
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Take one entry."""
-        logs: dict[str, float] = kwargs["logs"]
-        for name in ("loss", "train_loss"):
-            if name in logs and not math.isfinite(logs[name]):
-                raise ValueError(_not_finite(f"training loss ({logs[name]})", state, args))
-        entry = {"step": state.global_step, **logs}
-        # Under fp16 a gradient may overflow and be skipped, but JSON has no word for infinity.
-        row = {name: value if math.isfinite(value) else None for name, value in entry.items()}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        self._mirror(row)
-        self._progress("steps", state.global_step, state.max_steps)
-
-
-def _not_finite(what: str, state: TrainerState, config: TrainingArguments) -> str:
-    return (
-        f"the {what} is not finite at step {state.global_step} of {state.max_steps}. Nothing was "
-        f"kept. Lower train.args.learning_rate (it is {config.learning_rate:g}), or warm up with "
-        "train.args.warmup_steps."
-    )
+    save_model(model, spec, folder, weights)
