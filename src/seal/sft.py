@@ -132,6 +132,7 @@ def sft_config(args: dict[str, Any], device: torch.device, folder: Path, seed: i
         **_QUIET,
         "bf16": on_cuda and torch.cuda.is_bf16_supported() and not args.get("fp16"),
         "activation_checkpointing": on_cuda,
+        "ddp_find_unused_parameters": False,  # else the graph is searched for some at every step
         **{_RENAMED.get(name, name): value for name, value in args.items()},
         "output_dir": str(folder),
         "seed": seed,
