@@ -192,7 +192,7 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
 
 def merge(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
     """Make a whole model of an arm other than the base; returns the folder that holds it."""
-    spec, trained = inputs.experiment.model, trained_folder(inputs, arm, seed)
+    spec, trained = inputs.experiment.model.unquantized(), trained_folder(inputs, arm, seed)
     identity = {
         "stage": "merge",
         "model": inputs.model_identity,

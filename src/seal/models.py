@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,15 +16,20 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from seal.artifacts.provenance import folder_hashes, model_identity
 from seal.artifacts.settings import Settings
 from seal.data.tokenize import ChatEncoder
+from seal.devices import Quantization, check_device, first_line, quantized, resolve_device
 from seal.loss_backends.choice import LossBackendName, set_loss_backend
-from seal.processes import local_rank, processes
 
 logger = logging.getLogger(__name__)
 disable_progress_bar()  # "Loading weights" would tear our own bars apart
@@ -43,6 +47,9 @@ class ModelSpec(Settings):
         path: A folder, or the name of a model on the Hub.
         revision: Commit, tag or branch on the Hub.
         dtype: Of the weights; "auto" takes the checkpoint's own.
+        quantization: "4bit" holds the linear layers in 4 bits (bitsandbytes, nf4, doubly
+            quantised; arithmetic in bfloat16), to train adapters on: QLoRA. Needs the extra
+            `quantized`.
         device: "auto" takes CUDA where there is one, else the CPU.
         attn_implementation: Passed to transformers; None lets it choose (SDPA).
         loss_backend: What computes losses without keeping logits (docs/loss-backends.md); memory
@@ -55,12 +62,17 @@ class ModelSpec(Settings):
     path: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Quantization | None = None
     device: str = "auto"
     attn_implementation: str | None = None
     loss_backend: LossBackendName = "auto"
     chat_template: Path | None = None
     chat_template_kwargs: dict[str, Any] = {}
     trust_remote_code: bool = False
+
+    def unquantized(self) -> ModelSpec:
+        """The same model with its weights as they are: what an adapter can be merged into."""
+        return self.model_copy(update={"quantization": None})
 
 
 class LoraSpec(Settings):
@@ -116,34 +128,6 @@ class LanguageModel:
         return next(self.model.parameters()).device
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where present, else the CPU.
-
-    Of several processes on a machine, each has the GPU of its number.
-
-    Raises:
-        ValueError: If no device is called that, or one GPU is named for several processes.
-    """
-    if name == "auto":
-        wants_cpu = os.environ.get("ACCELERATE_USE_CPU") == "true"
-        name = "cuda" if torch.cuda.is_available() and not wants_cpu else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type != "cuda" or processes().size == 1:
-            return device
-        if device.index is None:
-            return torch.device("cuda", local_rank())
-        raise ValueError(
-            f"model.device={name}: one GPU, but {processes().size} processes were launched. Set "
-            "model.device=cuda, which gives each process one of its own."
-        )
-    except RuntimeError as error:
-        raise ValueError(
-            f"model.device={name}: not the name of a device ({_first_line(error)}). Give auto, "
-            "cpu, or cuda."
-        ) from error
-
-
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The model's tokenizer.
 
@@ -174,7 +158,7 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     """
     tokenizer = load_tokenizer(spec)
     device = resolve_device(spec.device)
-    _check_device(device)
+    check_device(device)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             spec.path,
@@ -184,6 +168,7 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            **quantized(spec.quantization, device),
         )
     except _UNLOADABLE as error:
         raise ValueError(_cannot_load("model", spec, error)) from error
@@ -193,7 +178,9 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     set_loss_backend(model, spec.loss_backend)
     if adapter is not None:
         model = _with_adapter(model, adapter)
-    cast(nn.Module, model).to(device).eval()
+    if spec.quantization is None:  # else it is there already, and may not be moved
+        cast(nn.Module, model).to(device)
+    cast(nn.Module, model).eval()
     encoder = load_encoder(spec, tokenizer)
     identity = {**loaded_identity(spec), "template": encoder.template_hash}
     if adapter is not None:
@@ -213,13 +200,15 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
             return PeftModel.from_pretrained(model, str(adapter))
     except _UNLOADABLE as error:
         raise ValueError(
-            f"{adapter}: not an adapter that fits this model ({_first_line(error)}). Train again."
+            f"{adapter}: not an adapter that fits this model ({first_line(error)}). Train again."
         ) from error
 
 
 def loaded_identity(spec: ModelSpec) -> dict[str, Any]:
     """What a model is and how it is loaded; changes with any byte of its files."""
     loading = {"dtype": spec.dtype, "attn_implementation": spec.attn_implementation}
+    if spec.quantization is not None:
+        loading["quantization"] = spec.quantization
     return {**model_identity(spec.path, spec.revision), **loading}
 
 
@@ -265,7 +254,7 @@ def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "defaul
             return get_peft_model(model, lora.config(), adapter_name=name)
         except ValueError as error:
             raise ValueError(
-                f"rank.lora: PEFT cannot put this adapter on the model: {_first_line(error)}. Set "
+                f"rank.lora: PEFT cannot put this adapter on the model: {first_line(error)}. Set "
                 f"rank.lora.target_modules to some of: {', '.join(_matrices(model))}."
             ) from error
 
@@ -324,16 +313,6 @@ def _check_vocabulary(
         )
 
 
-def _check_device(device: torch.device) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"model.device={device}: this machine has no such device ({_first_line(error)}). Give "
-            "auto or cpu."
-        ) from error
-
-
 def _check_complete(spec: ModelSpec, missing: list[str]) -> None:
     # transformers fills them with random numbers and only logs a warning.
     if missing:
@@ -368,16 +347,17 @@ def _matrices(model: nn.Module) -> list[str]:
     )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
-
-
 def _cannot_load(what: str, spec: ModelSpec, error: Exception) -> str:
     place = "folder" if Path(spec.path).exists() else "folder or Hub name"
+    if what == "model" and spec.quantization is not None:
+        return (
+            f"model.path={spec.path}: no model could be loaded with model.quantization="
+            f"{spec.quantization} on {spec.device} ({first_line(error)}). Leave "
+            "model.quantization out, or take a device that bitsandbytes supports (CUDA)."
+        )
     return (
         f"model.path={spec.path}: no {what} could be loaded from this {place} "
-        f"({_first_line(error)}). Give a folder that save_pretrained wrote, with config.json, "
+        f"({first_line(error)}). Give a folder that save_pretrained wrote, with config.json, "
         "safetensors weights and tokenizer files, or the name of a model on the Hub that this "
         "machine can reach."
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -36,6 +34,7 @@ from seal.processes import processes
 from seal.progress import Progress, silent
 from seal.stages import training_memory
 from seal.stages.trainer import Watch, WatchedTrainer, labels_of, not_finite
+from seal.stages.training_log import Log
 from seal.stages.training_memory import NoRoomError, rehearse, say_smaller, smaller
 from seal.stages.training_state import (
     TrainingState,
@@ -43,7 +42,6 @@ from seal.stages.training_state import (
     load_random_state,
     load_state_into,
     load_weights,
-    mean_loss,
     state_of,
     trained_weights,
     trainer_state,
@@ -128,10 +126,12 @@ def _fit(fitting: Fitting) -> Fitted:
     originals = copy.deepcopy(model.config), copy.deepcopy(model.generation_config)
     trainer = _trainer(fitting, language)
     state = _found(fitting.checkpoints)
-    log = Log(trainer, fitting, state)
+    log = Log(trainer, fitting.metrics, fitting.progress, fitting.mirror)
     trainer.watch = Watch(fitting.rows, fitting.max_skipped_steps, log.write)
     if state is not None:
         trainer.watch.num_skipped, trainer.watch.last_skipped = state.facts["skipped"]
+        for record in state.facts["records"]:
+            log.write(record)
     trainer.add_callback(log)
     trainer.add_callback(_Steps(trainer, fitting, log, state))
     if state is not None and state.is_last:  # all was done but the saving
@@ -194,71 +194,6 @@ def _position(config: SFTConfig, state: TrainingState | None) -> str | None:
     position.train_batch_size = config.per_device_train_batch_size  # it may be smaller by now
     position.save_to_json(str(folder / _TRAINER_STATE))
     return str(folder)
-
-
-class Log(TrainerCallback):
-    """Writes TRL's log to a file and tells of each step; a step left out has no numbers.
-
-    Attributes:
-        records: All that was written.
-    """
-
-    def __init__(
-        self, trainer: WatchedTrainer, fitting: Fitting, state: TrainingState | None
-    ) -> None:
-        self.records: list[dict[str, Any]] = []
-        self._trainer = trainer
-        self._fitting = fitting
-        fitting.metrics.unlink(missing_ok=True)
-        for record in [] if state is None else state.facts["records"]:
-            self.write(record)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Take one entry."""
-        self.records.append(record)
-        if not processes().is_first:
-            return
-        with self._fitting.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._fitting.mirror(record)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002 (TrainerCallback's signature, as is **kwargs)
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Take one entry of TRL's."""
-        logs: dict[str, float | None] = dict(kwargs["logs"])
-        watch = self._trainer.watch
-        for name in ("loss", "train_loss"):
-            value = logs.get(name)
-            if value is not None and not math.isfinite(value):
-                what = f"training loss ({value})"
-                raise ValueError(not_finite(what, state.global_step, state, args))
-        if "train_loss" in logs:
-            logs["train_loss"] = mean_loss(self._trainer, state.global_step - watch.num_skipped)
-        if "loss" in logs:
-            logs["loss"] = self._mean(cast(float, logs["loss"]), state.global_step)
-            if watch.last_skipped == state.global_step:
-                logs["grad_norm"] = None
-        # Under fp16 a gradient may overflow and be skipped, but JSON has no word for infinity.
-        row = {
-            name: value if value is None or math.isfinite(value) else None
-            for name, value in {"step": state.global_step, **logs}.items()
-        }
-        self.write(cast(dict[str, Any], row))
-        self._fitting.progress("steps", state.global_step, state.max_steps)
-
-    def _mean(self, mean: float, step: int) -> float | None:
-        """TRL's mean over the steps since the last entry, without those that were left out."""
-        last = max((record["step"] for record in self.records if "loss" in record), default=0)
-        skipped = sum(record["step"] > last for record in self.records if "skipped" in record)
-        num = step - last
-        if not skipped:
-            return mean
-        return mean * num / (num - skipped) if num > skipped else None
 
 
 class _Steps(TrainerCallback):
@@ -361,6 +296,12 @@ def _is_sharded(trainer: WatchedTrainer) -> bool:
 
 
 def _check_full(spec: ModelSpec, model: PreTrainedModel) -> None:
+    if spec.quantization is not None:
+        raise ValueError(
+            f"train.tuning=full changes all weights, but model.quantization={spec.quantization} "
+            "holds them in a form that cannot be trained. Set train.tuning=lora, or leave "
+            "model.quantization out."
+        )
     halves = {value.dtype for value in model.parameters()} - {torch.float32}
     if halves:
         raise ValueError(
