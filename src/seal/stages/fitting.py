@@ -125,6 +125,9 @@ def _fit(fitting: Fitting) -> Fitted:
         _check_full(fitting.spec, model)
     originals = copy.deepcopy(model.config), copy.deepcopy(model.generation_config)
     trainer = _trainer(fitting, language)
+    if fitting.checkpoints is not None and trainer.is_deepspeed_enabled:
+        logger.warning("DeepSpeed keeps the state to itself: training cannot be interrupted")
+        fitting = replace(fitting, checkpoints=None)
     state = _found(fitting.checkpoints)
     log = Log(trainer, fitting.metrics, fitting.progress, fitting.mirror)
     trainer.watch = Watch(fitting.rows, fitting.max_skipped_steps, log.write)

@@ -22,7 +22,7 @@ from trl import SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from seal.data.tokenize import Encoded
 from seal.processes import processes
-from seal.stages.training_state import trained_weights
+from seal.stages.training_state import trained_weights, whole
 
 logger = logging.getLogger(__name__)
 
@@ -124,15 +124,15 @@ class WatchedTrainer(SFTTrainer):
         return batch
 
     def _is_finite(self, losses: Tensor) -> bool:
-        if not losses.isfinite().all():
-            return False
         # Under fp16 gradients overflow now and then, and the scaler leaves these steps out itself.
-        return self.accelerator.scaler is not None or self._gradient_is_finite()
+        has_scaler = self.accelerator.scaler is not None
+        is_finite = has_scaler or self._gradient_is_finite()  # first: all processes take part
+        return is_finite and bool(losses.isfinite().all())
 
     def _gradient_is_finite(self) -> bool:
         weights = trained_weights(cast(nn.Module, self.model)).values()
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        return bool(get_total_norm(gradients).isfinite()) if gradients else True
+        return not gradients or bool(whole(get_total_norm(gradients)).isfinite())
 
     def _skip(self, seen: Sequence[tuple[dict[str, Tensor], Tensor]], losses: Tensor) -> None:
         """Leave a step out of everything, on all processes.
@@ -189,7 +189,7 @@ class WatchedTrainer(SFTTrainer):
         if not has_scaler:
             self._forget_gradient()
             loss.backward()
-            works = works and self._gradient_is_finite()
+            works = self._gradient_is_finite() and works  # in this order, as above
         model.train()
         return not processes().any(not works)
 

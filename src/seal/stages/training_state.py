@@ -59,18 +59,22 @@ def is_finite(value: Tensor) -> bool:
     return bool(local.isfinite().all())
 
 
+@torch.no_grad()
 def state_of(trainer: Trainer) -> TrainingState:
-    """What a trainer between two steps would need to go on; to be called by all processes."""
+    """What a trainer between two steps would need to go on; to be called by all processes.
+
+    What is not sharded is not copied: the next step changes it.
+    """
     model, optimizer = _parts(trainer)
     tensors: dict[str, Tensor] = {}
     numbers = []
     for name, weight in trained_weights(model).items():
-        tensors[f"{_WEIGHT}.{name}"] = _whole(weight)
+        tensors[f"{_WEIGHT}.{name}"] = whole(weight)
         for kind, value in optimizer.state.get(weight, {}).items():
             key = f"{kind}.{name}"
             if not isinstance(value, Tensor):
                 numbers.append(key)
-            tensors[key] = _whole(torch.as_tensor(value))
+            tensors[key] = whole(torch.as_tensor(value))
     trainer.store_flos()
     scaler = trainer.accelerator.scaler
     facts = {
@@ -190,12 +194,14 @@ def _set_counts(trainer: Any, counts: Mapping[str, Any]) -> None:  # noqa: ANN40
     trainer._metrics["train"] = defaultdict(list, counts["metrics"])
 
 
-def _whole(value: Tensor) -> Tensor:
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be sharded, gathered; then all processes must call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _placed(value: Tensor, weight: nn.Parameter) -> Tensor:
     """A whole tensor as the weight's process holds it: sharded alike, if it is of that shape."""
     if isinstance(weight, DTensor) and value.shape == weight.shape:
-        return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+        value = value.detach().to(weight.device)
+        return distribute_tensor(value, weight.device_mesh, weight.placements)
     return value
