@@ -291,6 +291,16 @@ def test_no_room_for_a_single_sample(spec, rows, tmp_path, small_device):
     assert not (tmp_path / "t").exists()
 
 
+def test_no_room_for_the_model_itself(spec, rows, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    monkeypatch.setattr(fitting, "load_model", full)
+    text = r"does not fit into the memory of model\.device=auto \(CUDA out .*model\.quantization"
+    with pytest.raises(ValueError, match=text):
+        train(spec, rows, TrainSettings(args=ARGS), tmp_path / "t", seed=0)
+
+
 def test_it_goes_on_from_the_checkpoint(spec, rows, tmp_path, small_device):
     checkpoints = Checkpoints(tmp_path / "c", {"a": 1}, CheckpointSettings(seconds=0))
     train(spec, rows, TrainSettings(args=ARGS), tmp_path / "whole", seed=0)

@@ -118,7 +118,7 @@ def fit(fitting: Fitting) -> Fitted:
 
 
 def _fit(fitting: Fitting) -> Fitted:
-    language = load_model(fitting.spec)
+    language = _loaded(fitting.spec)
     model = language.model
     assert isinstance(model, PreTrainedModel)
     if fitting.adapter is None:
@@ -152,6 +152,19 @@ def _fit(fitting: Fitting) -> Fitted:
     # Training writes special tokens and use_cache into these: not a part of the result.
     model.config, model.generation_config = originals
     return Fitted(trained, weights, trainer.state.global_step)
+
+
+def _loaded(spec: ModelSpec) -> LanguageModel:
+    try:
+        return load_model(spec)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"model.path={spec.path} does not fit into the memory of model.device={spec.device} "
+            f"({str(error).splitlines()[0]}). Set model.dtype or model.quantization to something "
+            "smaller, or take a larger GPU."
+        ) from error
 
 
 def _trainer(fitting: Fitting, language: LanguageModel) -> WatchedTrainer:
