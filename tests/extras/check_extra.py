@@ -35,6 +35,7 @@ USES = {
     "gpu": Use(
         ("liger_kernel.transformers",), ("seal.loss_backends.liger",), is_resolved_only=True
     ),
+    "quantized": Use(("bitsandbytes",), ("seal.devices",)),
     "serve": Use(("openai",), ("seal.server",)),
     "track": Use(("torch.utils.tensorboard", "trackio", "wandb"), ("seal.tracking",)),
 }
