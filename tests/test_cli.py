@@ -683,3 +683,12 @@ def test_public_names_are_there_and_load_lazily() -> None:
         [sys.executable, "-c", code], check=False, env={**os.environ, "PYTHONPATH": root}
     )
     assert found.returncode == 0
+
+
+def test_no_library_tells_its_makers_of_a_run_unasked(monkeypatch):
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    assert cli.main(["--version"]) == 0
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
+    assert cli.main(["--version"]) == 0
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "0", "who asks for it has it"

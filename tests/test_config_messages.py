@@ -257,3 +257,8 @@ def test_a_key_of_another_kind_of_the_same_section_is_not_looked_for_elsewhere(t
     )
     elsewhere = failure(tmp_path, "tasks: []\n")
     assert elsewhere == "c.yaml:5: tasks: unknown key here. Did you mean 'evaluate.tasks'?"
+
+
+def test_a_model_in_four_bits_is_not_trained_whole(tmp_path):
+    said = failure(tmp_path, "train:\n  tuning: full\n", "model.quantization=4bit")
+    assert "c.yaml:6: train.tuning: all weights cannot be trained with model.quant" in said

@@ -40,6 +40,11 @@ def load_for_ranking(spec: ModelSpec) -> LanguageModel:
             "the launch asks for FSDP in version 1, which cannot deal out weights that are not "
             "trained. Set fsdp_version: 2 in accelerate's configuration."
         )
+    if spec.quantization is not None:
+        raise ValueError(
+            f"model.quantization={spec.quantization} cannot be dealt out over processes. Launch "
+            "without FSDP, or leave model.quantization out."
+        )
     lm = load_model(spec.model_copy(update={"device": "cpu"}))  # where it fits as a whole
     device = "cuda" if torch.cuda.is_available() and spec.device != "cpu" else "cpu"
     mesh = init_device_mesh(device, (processes().size,))

@@ -38,6 +38,8 @@ _THEIRS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, No
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return its exit code."""
+    # TRL counts its uses for its makers; nobody here is told of a run without being asked.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     logging.getLogger(_HUB_CLIENT).addFilter(_is_no_retry)
     try:

@@ -162,6 +162,17 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _what_is_quantized_is_not_tuned(self) -> Experiment:
+        if self.model.quantization is not None and self.train.tuning == "full":
+            raise error_at(
+                ("train", "tuning"),
+                self.train.tuning,
+                f"all weights cannot be trained with model.quantization={self.model.quantization}. "
+                "Set train.tuning=lora, or leave model.quantization out.",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_file_scores_no_held_out_rows(self) -> Experiment:
         if isinstance(self.rank, FromFile) and self.holdout:
             raise error_at(
