@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev
 test-eval: $(VENV)-eval/.installed-eval
 	$(VENV)-eval/bin/python -m pytest tests/tasks/test_harness.py tests/test_inspect_tasks.py
 
-# What takes too long for `make test`: twenty kills of each stage, and a hundred times the fuzzing.
+# What takes too long for `make test`: twenty kills of each stage, and ten times the fuzzing.
 test-deep: $(VENV)/.installed-dev
 	SEAL_DEEP_FAULTS=1 SEAL_DEEP_FUZZ=1 $(BIN)/python -m pytest -n 2 tests/fuzz tests/faults
 

@@ -43,7 +43,7 @@ KEYS = ["run_dir", "title", "seeds", "seeds.0", "seeds.9", "model.path", "model"
         "arms.0.name", "bench", "budget.seconds", "", ".", "a", "a..b", "\x1b"]  # fmt: skip
 
 quick = settings(max_examples=150, deadline=timedelta(seconds=3))
-deep = settings(max_examples=20_000, deadline=timedelta(seconds=3),
+deep = settings(max_examples=1_500, deadline=timedelta(seconds=3),
                 suppress_health_check=list(HealthCheck))  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from seal.data import readers
 from seal.data.load import DataSpec, load
 from seal.data.readers import read_rows
 
-MANY = 20_000  # examples of the deep variants
+MANY = 1_500  # examples of the deep variants
 quick = settings(max_examples=150, deadline=timedelta(seconds=2))
 deep = settings(max_examples=MANY, deadline=timedelta(seconds=2),
                 suppress_health_check=list(HealthCheck))  # fmt: skip

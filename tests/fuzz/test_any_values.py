@@ -38,7 +38,7 @@ rows = st.dictionaries(names | st.text(max_size=4), values, max_size=6) | st.fix
     {"messages": st.lists(turns | values, max_size=4)}, optional={"tools": values}
 )
 quick = settings(max_examples=200, deadline=timedelta(seconds=1))
-deep = settings(max_examples=30_000, deadline=timedelta(seconds=1),
+deep = settings(max_examples=3_000, deadline=timedelta(seconds=1),
                 suppress_health_check=list(HealthCheck))  # fmt: skip
 
 
