@@ -62,6 +62,17 @@ def test_the_pad_id_is_never_seen(model):
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_a_first_token_is_predicted_from_nothing_and_not_from_padding(model):
+    row, longer = encoded("no prompt", [], [30, 31, 32]), encoded("long", [2] * 9, [20, 21])
+    alone = float(mean_nll(model, collate([row], 0)))
+    np.testing.assert_allclose(
+        float(mean_nll(model, collate([longer, row], 0))[1]), alone, atol=1e-5
+    )
+    with torch.no_grad():
+        log_p = model(input_ids=torch.tensor([[30, 31, 32]])).logits[0].log_softmax(-1)
+    np.testing.assert_allclose(alone, -float(log_p[0, 31] + log_p[1, 32]) / 2, atol=1e-5)
+
+
 def test_two_turns_are_one_mean(model):
     row = encoded("x", [2, 60, 1, 3], [20, 21, 1])
     ids = np.concatenate([row.input_ids, row.input_ids])

@@ -120,7 +120,9 @@ class _Targets(NamedTuple):
 
 
 def _targets(batch: Batch) -> _Targets:
-    targets = batch.response_mask[:, 1:]  # column t is predicted from column t - 1
+    # What is left of a sample's first token is padding: there is nothing to predict it from.
+    scored = batch.response_mask & (batch.position_ids > 0)
+    targets = scored[:, 1:]  # column t is predicted from column t - 1
     columns = targets.any(dim=0).nonzero().squeeze(1)
     mask = targets[:, columns]
     return _Targets(columns, mask, batch.input_ids[:, 1:][:, columns][mask])
