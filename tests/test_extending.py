@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from faults.conftest import write_experiment, write_lines
+from seal import microbatches
 from seal import tables as tables_module
 from seal.artifacts.ranking import load_ranking
 from seal.config.experiment import load_experiment
@@ -47,13 +48,13 @@ def runs(tmp_path, tiny_model_dir) -> Runs:
 def read(monkeypatch) -> list[str]:
     """The ids of the rows that go through the model for a table."""
     seen: list[str] = []
-    collate = tables_module.collate
+    collate = microbatches.collate
 
     def counted(rows, pad_id):
         seen.extend(row.id for row in rows)
         return collate(rows, pad_id)
 
-    monkeypatch.setattr(tables_module, "collate", counted)
+    monkeypatch.setattr(microbatches, "collate", counted)
     return seen
 
 

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import torch
 
-from seal.data.batches import length_batches
+from seal.data.batches import Batch, collate, length_batches, pack
 from seal.data.tokenize import Encoded
 
 logger = logging.getLogger(__name__)
 
-# Tokens of a pass, padding included. On a CPU larger passes fall out of the caches (docs/LOG.md);
-# the number for other devices has not been measured.
+# Tokens of a pass, padding included where there is any. On a CPU larger passes fall out of the
+# caches (docs/LOG.md); the number for other devices has not been measured.
 TOKENS_ON_CPU = 2_048
 TOKENS_ELSEWHERE = 16_384
 
@@ -32,23 +32,35 @@ class MicroBatches:
     """A limit to the rows of a pass. It changes memory and speed; results only by rounding.
 
     Attributes:
-        max_tokens: Rows times the tokens of the longest; a single row may have more. None sets no
-            limit.
+        max_tokens: Rows times the tokens of the longest, or the rows' own tokens where they are
+            packed; a single row may have more. None sets no limit.
         max_rows: Likewise.
         retries: Whether to go on with smaller passes where memory runs out: not where other
             processes wait in the middle of one.
+        is_packed: Whether the rows of a pass are packed, not padded.
     """
 
     def __init__(
-        self, max_tokens: int | None, max_rows: int | None = None, *, retries: bool = True
+        self,
+        max_tokens: int | None,
+        max_rows: int | None = None,
+        *,
+        retries: bool = True,
+        is_packed: bool = False,
     ) -> None:
         self.max_tokens = max_tokens
         self.max_rows = max_rows
         self.retries = retries
+        self.is_packed = is_packed
 
     def of(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """Places of the rows, pass by pass; see `length_batches`."""
-        return length_batches(rows, self.max_rows or len(rows) or 1, self.max_tokens)
+        most = self.max_rows or len(rows) or 1
+        return length_batches(rows, most, self.max_tokens, is_packed=self.is_packed)
+
+    def batch(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
+        """The rows of a pass, on the CPU."""
+        return pack(rows) if self.is_packed else collate(rows, pad_id)
 
     def fitted(self, rows: Sequence[Encoded], work: Callable[[], _Result]) -> _Result:
         """Do work on rows; where memory runs out, halve the limit and do all of it again.

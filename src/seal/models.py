@@ -30,6 +30,7 @@ from seal.artifacts.settings import Settings
 from seal.data.tokenize import ChatEncoder
 from seal.devices import Quantization, check_device, first_line, quantized, resolve_device
 from seal.loss_backends.choice import LossBackendName, set_loss_backend
+from seal.packing import BatchesName, set_batches
 
 logger = logging.getLogger(__name__)
 disable_progress_bar()  # "Loading weights" would tear our own bars apart
@@ -54,6 +55,8 @@ class ModelSpec(Settings):
         attn_implementation: Passed to transformers; None lets it choose (SDPA).
         loss_backend: What computes losses without keeping logits (docs/loss-backends.md); memory
             and speed only.
+        batches: How samples share a forward pass where only losses are wanted
+            (docs/loss-backends.md); memory and speed only.
         chat_template: A file with a Jinja template to use instead of the tokenizer's own.
         chat_template_kwargs: Passed to the template, e.g. {enable_thinking: false}.
         trust_remote_code: Run code that comes with the model. Off: a model folder is data.
@@ -66,6 +69,7 @@ class ModelSpec(Settings):
     device: str = "auto"
     attn_implementation: str | None = None
     loss_backend: LossBackendName = "auto"
+    batches: BatchesName = "auto"
     chat_template: Path | None = None
     chat_template_kwargs: dict[str, Any] = {}
     trust_remote_code: bool = False
@@ -176,6 +180,7 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     _check_complete(spec, sorted(loading["missing_keys"]))
     _check_vocabulary(spec, tokenizer, model)
     set_loss_backend(model, spec.loss_backend)
+    set_batches(model, spec.batches)
     if adapter is not None:
         model = _with_adapter(model, adapter)
     if spec.quantization is None:  # else it is there already, and may not be moved

@@ -17,12 +17,13 @@ from seal.artifacts.loss_table import LossTable
 from seal.artifacts.provenance import load_provenance
 from seal.artifacts.row_table import Row, RowTable, build_table, open_table
 from seal.artifacts.settings import Settings
-from seal.data.batches import Batch, collate
+from seal.data.batches import Batch
 from seal.data.token_store import lengths_of
 from seal.data.tokenize import Encoded
 from seal.losses import losses_and_entropy, response_logits, token_nll
 from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel
+from seal.packing import is_packed
 from seal.processes import processes
 from seal.progress import Progress, silent
 from seal.sharding import equal_turns, is_sharded
@@ -39,6 +40,10 @@ class Reading(Settings):
 
     noun: ClassVar[str] = "value"
 
+    def takes_packed(self) -> bool:
+        """Whether it reads packed batches too; what pools states of padded ones does not."""
+        return False
+
     @abstractmethod
     def read(self, lm: LanguageModel, batch: Batch) -> list[Row]:
         """The arrays of each row of a batch."""
@@ -54,24 +59,28 @@ class Losses(Reading):
     noun: ClassVar[str] = "loss"
     entropy: bool = False
 
+    def takes_packed(self) -> bool:
+        """All but entropies, which need the logits themselves."""
+        return not self.entropy
+
     def read(self, lm: LanguageModel, batch: Batch) -> list[Row]:
         """Per response token: the loss, and the entropy if asked for."""
         if self.entropy:
             logits, labels, mask = response_logits(lm.model, batch)
             nll, entropy = losses_and_entropy(logits.log_softmax(dim=-1), labels)
-            columns = {"nll": nll, "entropy": entropy}
+            columns, counts = {"nll": nll, "entropy": entropy}, mask.sum(dim=1)
         else:
-            nll, mask = token_nll(lm.model, batch)
-            columns = {"nll": nll[mask]}
-        counts = mask.sum(dim=1).tolist()
-        parts = {name: values.cpu().split(counts) for name, values in columns.items()}
+            nll, counts = token_nll(lm.model, batch)
+            columns = {"nll": nll}
+        sizes = counts.tolist()
+        parts = {name: values.cpu().split(sizes) for name, values in columns.items()}
         texts = _response_texts(lm, batch)
         return [
             {
                 **{name: rows[place].float().numpy() for name, rows in parts.items()},
                 "num_bytes": np.array([max(1, len(texts[place].encode()))], dtype=np.int64),
             }
-            for place in range(len(counts))
+            for place in range(len(sizes))
         ]
 
 
@@ -137,7 +146,8 @@ class Tables:
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         folder = None if self.root is None or lm.identity is None else self.root / name
 
-        micro_batches = micro_batches_of(lm)
+        packed = reading.takes_packed() and is_packed(lm.model)
+        micro_batches = micro_batches_of(lm, is_packed=packed)
         known = KnownRows(self.known, identity["reading"], identity["model"])
 
         def fill(places: Sequence[int]) -> Iterator[tuple[int, Row]]:
@@ -168,9 +178,10 @@ class Tables:
         return build_table(folder, identity, ids.take(order), fill)
 
 
-def micro_batches_of(lm: LanguageModel) -> MicroBatches:
+def micro_batches_of(lm: LanguageModel, *, is_packed: bool = False) -> MicroBatches:
     """The passes in which rows are read."""
-    return MicroBatches(default_tokens(lm.device), retries=not is_sharded(lm.model))
+    retries = not is_sharded(lm.model)
+    return MicroBatches(default_tokens(lm.device), retries=retries, is_packed=is_packed)
 
 
 def _read(
@@ -181,7 +192,8 @@ def _read(
     def passes() -> list[Row]:
         read: dict[int, Row] = {}
         for places in micro_batches.of(rows):
-            batch = collate([rows[place] for place in places], lm.pad_id).to(lm.device)
+            batch = micro_batches.batch([rows[place] for place in places], lm.pad_id)
+            batch = batch.to(lm.device)
             with torch.inference_mode():
                 read.update(zip(places, reading.read(lm, batch), strict=True))
         return [read[place] for place in range(len(rows))]
@@ -245,7 +257,10 @@ def rows_hash(rows: Sequence[Encoded]) -> str:
 
 def _response_texts(lm: LanguageModel, batch: Batch) -> list[str]:
     responses = [
-        ids[mask].tolist() for ids, mask in zip(batch.input_ids, batch.response_mask, strict=True)
+        ids[mask].tolist()
+        for ids, mask in zip(
+            batch.by_sample(batch.input_ids), batch.by_sample(batch.response_mask), strict=True
+        )
     ]
     return lm.tokenizer.batch_decode(responses, skip_special_tokens=True)
 

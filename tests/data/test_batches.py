@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seal.data.batches import collate, epoch_order, length_batches
+from seal.data.batches import collate, epoch_order, length_batches, pack
 from seal.data.tokenize import Encoded
 
 
@@ -35,6 +35,41 @@ def test_batch_moves_to_a_device():
     tensors = [batch.input_ids, batch.attention_mask, batch.position_ids, batch.response_mask]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert batch.ids == ("a",)
+
+
+def test_pack_puts_samples_one_after_the_other():
+    batch = pack([row("a", 5, 6), row("b", 7), row("c", 8, 9, 10, num_prompt=2)])
+    assert batch.ids == ("a", "b", "c")
+    assert batch.lengths == (2, 1, 3)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9, 10]]
+    assert batch.position_ids.tolist() == [[0, 1, 0, 0, 1, 2]]
+    assert batch.attention_mask.tolist() == [[1] * 6]
+    assert batch.response_mask.tolist() == [[False, True, False, False, False, True]]
+    assert batch.input_ids.dtype == batch.position_ids.dtype == torch.int64
+    assert batch.to("meta").lengths == (2, 1, 3)
+
+
+def test_each_samples_part_of_a_batch():
+    rows = [row("a", 5, 6), row("b", 7, 8, 9)]
+    packed, padded = pack(rows), collate(rows, pad_id=0)
+    found = [part.tolist() for part in packed.by_sample(packed.input_ids)]
+    assert found == [[5, 6], [7, 8, 9]]
+    found = [part.tolist() for part in padded.by_sample(padded.input_ids)]
+    assert found == [[0, 5, 6], [7, 8, 9]]
+
+
+def test_padding_counts_as_tokens_and_packed_batches_have_none():
+    rows = [row(key, *range(length)) for key, length in LENGTHS.items()]
+    found = {
+        is_packed: [
+            [rows[i].id for i in batch]
+            for batch in length_batches(rows, 3, max_tokens=8, is_packed=is_packed)
+        ]
+        for is_packed in (False, True)
+    }
+    assert found[False] == [["d"], ["b", "e"], ["a", "c", "f"]]  # 2 x 5 and 3 x 3 are too many
+    assert found[True] == [["d", "b"], ["e", "a", "c"], ["f"]]  # 5 + 3 and 3 + 2 + 2 are not
+    assert [len(batch) for batch in length_batches(rows, 9, 1, is_packed=True)] == [1] * 6
 
 
 def test_length_batches_longest_first():

@@ -128,8 +128,8 @@ def _token_losses(lm, rows) -> dict[str, np.ndarray]:
     found = {}
     for row in rows:
         with torch.no_grad():
-            nll, mask = token_nll(lm.model, collate([row], lm.pad_id))
-        found[row.id] = nll[mask].numpy()
+            losses = token_nll(lm.model, collate([row], lm.pad_id))
+        found[row.id] = losses.nll.numpy()
     return found
 
 
@@ -147,8 +147,8 @@ def straight_line(folder, rows, pool):
             batch = [rows[i] for i in order[start : start + 4]]
             total = torch.zeros(())
             for row in batch:
-                nll, mask = token_nll(model, collate([row], 0))
-                total = total + nll[mask].mean() / len(batch)
+                nll = token_nll(model, collate([row], 0)).nll
+                total = total + nll.mean() / len(batch)
             adam.zero_grad()
             total.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

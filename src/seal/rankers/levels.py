@@ -17,11 +17,11 @@ from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
 
-from seal.data.batches import collate
 from seal.data.tokenize import Encoded
 from seal.losses import sample_nll, token_nll
 from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel, LoraSpec, add_lora
+from seal.packing import is_packed
 from seal.processes import processes
 from seal.sharding import equal_turns, is_sharded, refuse_sharded
 
@@ -132,7 +132,7 @@ class Level:
         for places, needs_gradient in self._passes(rows, shares):
             # A pass that only others have: the shortest row, for nothing.
             chosen = [rows[i] for i in places or self._shortest(rows)]
-            batch = collate(chosen, self.lm.pad_id).to(self.lm.device)
+            batch = self.micro_batches.batch(chosen, self.lm.pad_id).to(self.lm.device)
             with torch.set_grad_enabled(needs_gradient):
                 batch_losses = sample_nll(token_nll(self.lm.model, batch))
             if needs_gradient:
@@ -200,7 +200,10 @@ def make_levels(
         parameters = {name: weight for name, weight in named if weight.requires_grad}
         optimizer = torch.optim.Adam(parameters.values(), lr=learning_rate, betas=betas)
         micro_batches = MicroBatches(
-            default_tokens(model.device), micro_batch_size, retries=not is_sharded(model.model)
+            default_tokens(model.device),
+            micro_batch_size,
+            retries=not is_sharded(model.model),
+            is_packed=is_packed(model.model),
         )
         levels.append(Level(model, activate, parameters, optimizer, micro_batches, max_grad_norm))
     return levels

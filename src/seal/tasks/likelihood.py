@@ -6,12 +6,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
-from seal.data.batches import collate, length_batches
 from seal.data.sample import Sample
 from seal.data.tokenize import Encoded, Tokenization
 from seal.generation import context_length
 from seal.losses import mean_nll
+from seal.microbatches import MicroBatches
 from seal.models import LanguageModel
+from seal.packing import is_packed
 from seal.processes import processes
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,9 @@ def response_nll(
     encoded = _encode(lm, samples, places, max_length or context or _NO_LIMIT)
     losses: dict[str, float] = {}
     mine: dict[str, float] = {}
-    for rows in processes().share_of(length_batches(encoded, batch_size)):
-        batch = collate([encoded[row] for row in rows], lm.pad_id).to(lm.device)
+    micro_batches = MicroBatches(None, batch_size, is_packed=is_packed(lm.model))
+    for rows in processes().share_of(micro_batches.of(encoded)):
+        batch = micro_batches.batch([encoded[row] for row in rows], lm.pad_id).to(lm.device)
         mine.update(zip(batch.ids, mean_nll(lm.model, batch).tolist(), strict=True))
     for found in processes().gather(mine):
         losses.update(found)
