@@ -93,6 +93,34 @@ def test_other_work_is_refused_by_name(tmp_path):
     assert newest(tmp_path) == 1
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_is_damaged_does_not_count_among_those_that_are_kept(tmp_path, keep):
+    """Its number is higher than that of what is saved after going on from the one before."""
+    for step in (10, 20):
+        save(made(tmp_path), step)
+    cut_off(tmp_path / "step-000000020" / "state.json")
+    checkpoints = made(tmp_path, settings=CheckpointSettings(seconds=0, keep=keep))
+    for step in (11, 12):
+        save(checkpoints, step)
+        assert newest(tmp_path) == step
+    assert len(list(tmp_path.glob("step-*"))) == keep
+
+
+@pytest.mark.parametrize("damage", [cut_off, Path.unlink])
+def test_a_state_of_which_nobody_knows_whose_it_is_is_refused(tmp_path, damage):
+    save(made(tmp_path), 1)
+    damage(tmp_path / "identity.json")
+    with pytest.raises(ValueError, match=r"(?s)identity.json.*cannot be told.*Delete .* anew"):
+        made(tmp_path)
+
+
+def test_other_work_in_parts_is_refused_too(tmp_path):
+    """Also where the part that was under way is none of the other work's."""
+    save(made(tmp_path).part("seed-0"), 1)
+    with pytest.raises(ValueError, match=r"pool: abc there, abd now"):
+        Checkpoints(tmp_path, {**IDENTITY, "pool": "abd"})
+
+
 def test_parts_do_not_mix(tmp_path):
     whole = made(tmp_path)
     save(whole.part("seed-0"), 5)

@@ -34,6 +34,7 @@ from seal.processes import processes
 logger = logging.getLogger(__name__)
 
 _IDENTITY, _MANIFEST = "identity.json", "manifest.json"
+_STEPS = "step-*"
 _TENSORS, _FACTS = "state.safetensors", "state.json"
 _ROOM = 1.2  # of the last checkpoint's size, that must be free before the next
 
@@ -99,9 +100,11 @@ class Checkpoints:
 
     def part(self, name: str) -> Checkpoints:
         """Checkpoints of a part of the work, in a folder of their own."""
-        return Checkpoints(
-            self.root / name, {**self._identity, "part": name}, self.settings, clock=self._clock
-        )
+        own = {**self._identity, "part": name}
+        found = Checkpoints(self.root / name, own, self.settings, clock=self._clock)
+        if processes().is_first:  # other work must not take the folder for its own
+            write_json(self.root / _IDENTITY, self._identity)
+        return found
 
     def due(self) -> bool:
         """Whether a checkpoint is to be made now: in time, or because the work is to stop.
@@ -122,9 +125,7 @@ class Checkpoints:
             ValueError: If there is no room, or the folder cannot be written to. The checkpoints
                 before stay.
         """
-        if processes().is_first:
-            self._save(step, write)
-        processes().wait()
+        processes().first_does(lambda: self._save(step, write))
         self._saved_at = self._clock()
 
     def save_state(
@@ -148,13 +149,18 @@ class Checkpoints:
         return None
 
     def _check_identity(self) -> None:
+        if not any(self.root.rglob(_STEPS)):  # its own, or of its parts
+            return
         path = self.root / _IDENTITY
         try:
             found = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            return  # none, or cut off before the first checkpoint
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{path}: not readable ({error}), so it cannot be told of what work this is the "
+                f"state. Delete {self.root} to begin anew."
+            ) from error
         lines = differences(found, self._identity)
-        if lines and self._folders():
+        if lines:
             shown = "\n  ".join(lines[:8])
             raise ValueError(
                 f"{self.root} holds the state of unfinished work on something else:\n  {shown}\n"
@@ -182,11 +188,15 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        for old in self._folders()[: -self.settings.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        # Those with a higher number are damaged, or the work would have gone on from there.
+        whole = [path for path in self._folders() if path.name <= folder.name]
+        kept = whole[-self.settings.keep :]
+        for old in self._folders():
+            if old not in kept:
+                shutil.rmtree(old, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
-        return sorted(self.root.glob("step-*"))
+        return sorted(self.root.glob(_STEPS))
 
     def _check_room(self) -> None:
         before = self._folders()
