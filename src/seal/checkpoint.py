@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seal import interrupts
 from seal.artifacts.atomic import make_parent, write_json
 from seal.artifacts.provenance import differences, file_hash
 from seal.artifacts.settings import Settings
@@ -107,12 +106,8 @@ class Checkpoints:
         return found
 
     def due(self) -> bool:
-        """Whether a checkpoint is to be made now: in time, or because the work is to stop.
-
-        All processes of a launch are told the same.
-        """
-        is_time = self._clock() - self._saved_at >= self.settings.seconds
-        return processes().any(is_time or interrupts.asked())
+        """Whether it is time for a checkpoint; all processes of a launch are told the same."""
+        return processes().any(self._clock() - self._saved_at >= self.settings.seconds)
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Make a checkpoint, and drop those that are older than the `keep` newest.

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from faults.conftest import write_experiment
+from seal import interrupts
+from seal.checkpoint import Checkpoints
 from seal.stages.trainer import WatchedTrainer
 
 NUM_STEPS = 6  # two epochs of twelve samples, four per step in two passes
@@ -75,6 +77,23 @@ def test_the_step_is_finished_and_saved(seal, tmp_path, tiny_model_dir, signalle
     assert passes == [step for step in range(3, NUM_STEPS) for _ in range(2)]
     assert adapter(run) == adapter(whole)
     assert not (run / "checkpoints").exists()
+
+
+def test_asked_between_looking_and_saving_it_stops_at_the_next_step(
+    seal, tmp_path, tiny_model_dir, monkeypatch
+):
+    is_due = Checkpoints.due
+
+    def due(self):
+        found = is_due(self)
+        if not interrupts.asked():
+            interrupts.ask()  # the signal comes just after
+        return found
+
+    monkeypatch.setattr(Checkpoints, "due", due)
+    run = tmp_path / "run"
+    assert seal("train", experiment(tmp_path, tiny_model_dir, run)).exit_code == 75
+    assert checkpoints(run) == ["step-000000002"]
 
 
 def test_asked_in_the_last_step_nothing_is_trained_twice(seal, tmp_path, tiny_model_dir, signalled):

@@ -394,6 +394,27 @@ def test_asked_to_stop_it_ends_its_step_and_saves(tiny_model_dir, tmp_path):
     assert checkpoints.latest().step == 3
 
 
+def test_asked_between_looking_and_saving_it_stops_after_the_next_step(
+    tiny_model_dir, tmp_path, monkeypatch
+):
+    checkpoints = Checkpoints(tmp_path, {}, CheckpointSettings(seconds=1e9))
+    is_due = Checkpoints.due
+
+    def due(self):
+        found = is_due(self)
+        if not interrupts.asked():
+            interrupts.ask()  # the signal comes just after
+        return found
+
+    monkeypatch.setattr(Checkpoints, "due", due)
+    task = RankingTask(fresh(tiny_model_dir), make_pool(), make_safe(), checkpoints=checkpoints)
+    with pytest.raises(KeyboardInterrupt):
+        Seal(epochs=2, **LEARN).rank(task)
+    found = checkpoints.latest()
+    assert found is not None
+    assert found.step == 2
+
+
 def with_losses(monkeypatch, change):
     """Change the losses that levels see: `change(ids, losses, call)`, calls counted from 1."""
     calls = 0

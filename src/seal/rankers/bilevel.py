@@ -153,9 +153,10 @@ class Bilevel:
         """
         if checkpoints is None:
             return
-        if checkpoints.due() or is_last:
+        stops = processes().any(interrupts.asked())  # looked at once: it must not stop unsaved
+        if stops or is_last or checkpoints.due():
             checkpoints.save_state(self.step, self._tensors(), self._facts())
-        if processes().any(interrupts.asked()):
+        if stops:
             interrupts.stop()
 
     def _load_levels(self, tensors: dict[str, Tensor]) -> None:

@@ -275,9 +275,10 @@ class _Steps(TrainerCallback):
         checkpoints = self._fitting.checkpoints
         if checkpoints is None:
             return
-        if state.global_step > self._saved_step and checkpoints.due():
+        stops = processes().any(interrupts.asked())  # looked at once: it must not stop unsaved
+        if state.global_step > self._saved_step and (stops or checkpoints.due()):
             self._save(checkpoints, state)
-        if processes().any(interrupts.asked()):
+        if stops:
             interrupts.stop()
 
     def _save(self, checkpoints: Checkpoints, state: TrainerState) -> None:
