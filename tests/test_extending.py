@@ -129,6 +129,47 @@ def test_seal_goes_on_from_the_weights_it_ended_with(runs):
     assert abs(grown.columns["first_loss"] - fresh.columns["first_loss"])[new].min() > 1e-3
 
 
+def test_what_is_added_is_visited_with_the_gamma_that_the_run_ended_with(runs):
+    ranker = {**SEAL, "gamma_per": "step"}
+    runs.rank("old", ROWS[:10], ranker)
+    runs.rank("grown", ROWS[:12], ranker, extends=str(runs.folder / "old"))
+    last = json.loads(_metrics(runs.folder / "old")[-1])["gamma"]
+    assert last == pytest.approx(0.1 + 0.03 * 5 / 3)  # the sixth step of two epochs of three
+    gammas = [json.loads(line)["gamma"] for line in _metrics(runs.folder / "grown")]
+    assert gammas == [last] * 2
+
+
+def test_rows_that_are_held_out_go_on_too(runs):
+    """Also those that have come into the pool since."""
+    runs.rank("old", ROWS[:10], SEAL, holdout=0.5)
+    before = load_ranking(runs.folder / "old" / "rank" / "reference.parquet")
+    assert len(before.ids) == 2
+    extends = str(runs.folder / "old")
+    grown = runs.rank("grown", ROWS, SEAL, holdout=0.5, extends=extends)
+    after = load_ranking(runs.folder / "grown" / "rank" / "reference.parquet")
+    assert after.ids == before.ids
+    assert after.columns["last_visit"].tolist() == before.columns["last_visit"].tolist()
+    assert grown.columns["num_visits"].tolist() == [2] * 16
+    safe = [{"prompt": f"Say {n}.", "completion": "The sea is blue."} for n in range(3)]
+    more = runs.rank("more", [*ROWS, *safe], SEAL, holdout=0.5, extends=extends)
+    rest = load_ranking(runs.folder / "more" / "rank" / "reference.parquet")
+    assert len(rest.ids) == 1
+    assert set(before.ids) - set(rest.ids) < set(more.ids)
+    assert more.columns["num_visits"].tolist() == [2] * 19
+
+
+def test_what_is_unfinished_in_the_other_run_is_no_obstacle(runs):
+    runs.rank("old", ROWS[:10], {"method": "loss"})
+    (runs.folder / "old" / "tables" / ".0123.partial").mkdir()
+    runs.rank("grown", ROWS, {"method": "loss"}, extends=str(runs.folder / "old"))
+
+
+def test_a_run_does_not_add_to_itself(runs):
+    runs.rank("old", ROWS[:10], {"method": "loss"})
+    with pytest.raises(ValueError, match=r"is this run's own run_dir.*another run_dir"):
+        runs.rank("old", ROWS, {"method": "loss"}, extends=str(runs.folder / "." / "old"))
+
+
 def test_an_addition_can_be_added_to(runs):
     for ranker in ({"method": "loss"}, SEAL):
         name = ranker["method"]

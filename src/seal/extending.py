@@ -50,6 +50,11 @@ def extended(inputs: Inputs, ranker: Ranker, folder: Path) -> Extended | None:
             f"extends={extends}: a ranking by {ranker.model_dump()['method']} cannot be added to: "
             f"{problem}. Leave extends out to rank the whole pool."
         )
+    if extends.resolve() == inputs.run_dir.root.resolve():
+        raise ValueError(
+            f"extends={extends} is this run's own run_dir, which stays as it is. Give another "
+            "run_dir for the larger pool."
+        )
     other = extends / folder.relative_to(inputs.run_dir.root)
     ranking = _checked_ranking(inputs, ranker, extends, other)
     if not isinstance(ranker, Seal):
@@ -60,7 +65,13 @@ def extended(inputs: Inputs, ranker: Ranker, folder: Path) -> Extended | None:
             f"extends={extends}: {state} is missing, so the ranking cannot be gone on with. Leave "
             "extends out to rank the whole pool."
         )
-    return Extended(ranking.ids, Checkpoint(0, state))
+    return Extended(_scored_ids(ranking, other), Checkpoint(0, state))
+
+
+def _scored_ids(ranking: Ranking, folder: Path) -> list[str]:
+    """Those of the ranking, and of the rows that were held out and scored among its pool."""
+    held_out = folder / "reference.parquet"
+    return sorted([*ranking.ids, *(load_ranking(held_out).ids if held_out.exists() else ())])
 
 
 def _checked_ranking(inputs: Inputs, ranker: Ranker, extends: Path, folder: Path) -> Ranking:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -52,7 +51,7 @@ def load_for_ranking(spec: ModelSpec) -> LanguageModel:
     for block in decoder_blocks(lm.model):
         fully_shard(block, mesh=mesh)
     fully_shard(lm.model, mesh=mesh)
-    return replace(lm, model=lm.model)
+    return lm
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -218,7 +218,8 @@ class KnownRows:
             ValueError: If such a table is damaged.
         """
         wanted = json.loads(json.dumps({"reading": reading, "model": model}))
-        folders = [path for root in roots for path in sorted(root.glob("*")) if model is not None]
+        finished = "[!.]*"  # what begins with a dot is under way, or was left so
+        folders = [path for root in roots for path in sorted(root.glob(finished)) if model]
         # One id may stand for several rows: a sample with its prompt, and without.
         self._places: dict[str, list[tuple[RowTable, int]]] = {}
         for folder in folders:

@@ -64,6 +64,7 @@ class Bilevel:
         selector: omega.
         visits: Of the pool's samples.
         places: Of the samples that are visited, in the sorted pool.
+        last_gamma: What a run ended with that this one adds to; None if there is none.
         step: How many steps are done.
         num_skipped: How many of them were left out.
         skipped: Samples whose losses were a reason.
@@ -74,6 +75,7 @@ class Bilevel:
     selector: Selector
     visits: Visits
     places: np.ndarray
+    last_gamma: float | None = None
     step: int = 0
     num_skipped: int = 0
     skipped: set[str] = field(default_factory=set)
@@ -118,7 +120,8 @@ class Bilevel:
             extended: The other run.
             ids: Of the pool, in ascending order; all of the other run's are among them.
         """
-        tensors, _ = load_state(extended.state)
+        tensors, facts = load_state(extended.state)
+        self.last_gamma = facts["records"][-1]["gamma"]
         self._load_levels(tensors)
         old = np.searchsorted(np.array(ids), np.array(extended.ids))
         logits = self.selector.logits.detach().clone()

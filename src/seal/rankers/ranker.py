@@ -26,7 +26,7 @@ class Extended:
     """A finished ranking whose pool was added to.
 
     Attributes:
-        ids: The samples that it ranks, in ascending order.
+        ids: The samples that it scored, held-out rows included, in ascending order.
         state: What the run was before its closing step.
     """
 

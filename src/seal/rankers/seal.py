@@ -179,9 +179,8 @@ class Seal(Ranker):
             for step, batch in enumerate(self._batches(run.places, len(safe))):
                 if step < run.step:  # done before the run was interrupted
                     continue
-                # What is added is visited with the gamma that the run ended with.
-                gamma_step = num_steps - 1 if task.extended else step
-                gamma = self.gamma(gamma_step, steps_per_epoch)
+                gamma = self.gamma(step, steps_per_epoch)
+                gamma = gamma if run.last_gamma is None else run.last_gamma
                 self._step(task, run, batch, gamma, pool, safe)
                 task.progress(
                     "ranking with SEAL", run.step * self.batch_size, num_steps * self.batch_size
