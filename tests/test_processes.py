@@ -5,8 +5,11 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import accelerate
 import numpy as np
 import pytest
 
@@ -205,3 +208,17 @@ def test_every_item_is_in_one_share(num_items, size):
     shares = [Processes(rank, size).share_of(range(num_items)) for rank in range(size)]
     assert sorted(item for share in shares for item in share) == list(range(num_items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_the_others_wait_for_the_first_for_hours(monkeypatch):
+    """It may ask a server for all answers meanwhile; torch gives up after 10 minutes, or 30."""
+    seen = {}
+
+    def join(**settings: object):
+        seen.update(settings)
+        return SimpleNamespace(process_index=1, num_processes=2)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "PartialState", join)
+    assert processes.__wrapped__() == Processes(1, 2)
+    assert seen["timeout"] >= timedelta(hours=24)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,6 +19,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 _Item = TypeVar("_Item")
+
+# How long one waits for another, which may read a large set or ask a server meanwhile. One that
+# ends makes its launcher end all, so this is only for one that hangs.
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def processes() -> Processes:
 
     on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true"
     try:
-        state = PartialState(cpu=on_cpu)
+        state = PartialState(cpu=on_cpu, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"WORLD_SIZE={size}, but the processes do not come together ({error}). Start them with "
