@@ -214,6 +214,19 @@ def test_what_is_not_comparable_is_refused(old, runs, ranker, changes, message):
     assert not (runs.folder / "grown").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [("less", "arm own: .* a ranking by less"), ("loss", "arm own: .* no finished ranking in")],
+)
+def test_an_arm_that_cannot_be_added_to_is_told_before_anything_is_ranked(
+    old, runs, method, message
+):
+    arms = ["selected", {"name": "own", "train_on": "selected", "rank": {"method": method}}]
+    with pytest.raises(ValueError, match=message):
+        runs.rank("grown", ROWS, SEAL, extends=str(old / "old"), arms=arms)
+    assert not (runs.folder / "grown").exists()
+
+
 def test_it_is_no_part_of_a_ranking_that_does_not_depend_on_it(runs):
     """A table that is known gives what reading gives: the run can be gone on with either way."""
     runs.rank("old", ROWS[:10], {"method": "loss"})

@@ -29,6 +29,21 @@ def keep_state(ranker: Ranker, checkpoints: Checkpoints, folder: Path) -> None:
         shutil.copytree(last.folder, folder / _STATE)
 
 
+def check(inputs: Inputs) -> None:
+    """Find out before anything is ranked whether all rankings of the run can be added to.
+
+    Raises:
+        ValueError: If one cannot; see `extended`.
+    """
+    extended(inputs, inputs.ranker(None), inputs.rank_folder(None))
+    for arm in inputs.experiment.arms:
+        if arm.rank is not None:
+            try:
+                extended(inputs, arm.rank, inputs.rank_folder(arm))
+            except ValueError as error:
+                raise ValueError(f"arm {arm.name}: {error}") from error
+
+
 def extended(inputs: Inputs, ranker: Ranker, folder: Path) -> Extended | None:
     """The ranking that one goes on from, for a method that goes on; None for all others.
 

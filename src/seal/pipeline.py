@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from seal import audit, benchmark, cells, planning, scoring
+from seal import audit, benchmark, cells, extending, planning, scoring
 from seal.artifacts.run_dir import build_or_reuse, rebuild
 from seal.config.arms import ArmSettings
 from seal.config.experiment import Experiment, load_experiment
@@ -146,6 +146,7 @@ def demo(run_dir: Path, progress: Progress = silent) -> Path:
 
 
 def _rank(inputs: Inputs) -> Path:
+    extending.check(inputs)
     shared = cells.rank(inputs)
     for arm in inputs.experiment.arms:
         if arm.rank is not None:
