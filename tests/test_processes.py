@@ -1,5 +1,6 @@
 """Two processes come to what one comes to: ranking, scoring, evaluation; nothing is made twice."""
 
+import fcntl
 import json
 import os
 import socket
@@ -190,6 +191,22 @@ def test_bad_input_ends_all_with_a_message(tmp_path, tiny_model_dir):
     assert "absent.jsonl" in ended[0].stderr
     assert ended[1].stderr.startswith("process 1: ")
     assert "Traceback" not in ended[0].stderr + ended[1].stderr
+
+
+def test_what_only_the_first_finds_out_ends_all_with_a_message(tmp_path, tiny_model_dir):
+    """Another command is making the ranking: the others do not begin to compute it."""
+    run = tmp_path / "run"
+    config = write_experiment(tmp_path, tiny_model_dir, run)
+    (run / ".rank-123-x.partial").mkdir(parents=True)
+    handle = os.open(run / ".rank-123-x.partial", os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        ended = launch([["rank", str(config)]], 2)
+    finally:
+        os.close(handle)
+    assert [process.returncode for process in ended] == [2, 2]
+    for process in ended:
+        assert "is being made by another process (123)" in " ".join(process.stderr.split())
 
 
 def test_a_launch_of_one_is_nothing():

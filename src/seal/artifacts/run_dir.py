@@ -213,9 +213,8 @@ def build_or_reuse(
         return False
     start, worked = time.monotonic(), time.process_time()
     with ExitStack() as stack:
-        if everyone.is_first:
-            temporary = _claim(folder, stack)
-        else:  # what the others write is nobody's
+        temporary = everyone.first_does(lambda: _claim(folder, stack))
+        if not everyone.is_first:  # what the others write is nobody's
             temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         besides = build(temporary) or {}
         noted = {
