@@ -94,6 +94,17 @@ def test_what_is_unfinished_and_of_another_kind_is_cleared_away(folder, changed)
     assert [place for call in filling.calls for place in call] == [0, 1, 2, 3, 4]
 
 
+def test_what_is_unfinished_and_of_an_unreadable_kind_is_cleared_away(folder):
+    """As a power cut may leave it."""
+    with pytest.raises(KeyboardInterrupt):
+        build(folder, Filling(fails_at=2))
+    (partial,) = folder.parent.iterdir()
+    (partial / "identity.json").write_text("")
+    filling = Filling()
+    check(build(folder, filling))
+    assert [place for call in filling.calls for place in call] == [0, 1, 2, 3, 4]
+
+
 def test_a_half_written_shard_is_written_again(folder):
     with pytest.raises(KeyboardInterrupt):
         build(folder, Filling(fails_at=2))

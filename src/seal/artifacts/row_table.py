@@ -150,7 +150,11 @@ def _build(
 def _begin(partial: Path, identity: dict[str, Any]) -> None:
     """Make the folder of an unfinished table; one of another identity is cleared away."""
     note = partial / "identity.json"
-    if partial.exists() and (not note.exists() or json.loads(note.read_text()) != identity):
+    try:
+        is_other = json.loads(note.read_text("utf-8")) != identity
+    except (OSError, ValueError):  # it cannot be told
+        is_other = True
+    if is_other and partial.exists():
         shutil.rmtree(partial)
     if not partial.exists():
         make_parent(partial)
