@@ -10,12 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from faults.conftest import write_experiment
 from seal import cells, pipeline
 from seal.cli import main
 from seal.config.arms import arms_of_words
 from seal.config.experiment import load_experiment
 from seal.data.tokenize import ChatEncoder
+from seal.inputs import Inputs
 from seal.planning import arm_size
+from seal.progress import silent
+from seal.rankers.seal import Seal
 
 METRICS = {"attack_success_rate", "refusal_rate", "over_refusal_rate", "heldout_nll"}
 
@@ -453,3 +457,12 @@ def test_what_a_large_pool_trains_on_is_what_a_small_one_does(files, tmp_path, m
             row.id: replace(row, source="") for row in (*inputs.pool.samples, *inputs.safe.samples)
         }
     assert found[0] == found[1]
+
+
+def test_how_much_memory_a_ranking_takes_is_no_part_of_it(tmp_path, tiny_model_dir):
+    """A run that ran out of memory, or was given up, goes on with other numbers."""
+    config = write_experiment(tmp_path, tiny_model_dir, tmp_path / "run", rank={"method": "seal"})
+    inputs = Inputs(load_experiment(config), silent)
+    known = inputs.identity_with(Seal())
+    assert inputs.identity_with(Seal(micro_batch_size=3, max_skipped_steps=50)) == known
+    assert inputs.identity_with(Seal(epochs=4)) != known

@@ -202,6 +202,8 @@ def merge(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
     }
 
     def build(folder: Path) -> None:
+        if not processes().is_first:  # a whole model, which the others would throw away
+            return
         adapter = load_adapter(trained)
         if arm.merge is None:
             merge_stage.merge(spec, adapter, folder / "model")

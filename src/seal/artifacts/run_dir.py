@@ -131,13 +131,15 @@ class RunDir:
 def rebuild(folder: Path, build: Callable[[Path], object]) -> None:
     """Make a folder that follows from others; what was there goes when the new one is complete."""
     fresh = folder.with_name(f".{folder.name}.new")
-    if processes().is_first:
+
+    def build_alone() -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         with new_folder(fresh) as temporary:
             build(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.replace(folder)
-    processes().wait()
+
+    processes().first_does(build_alone)
 
 
 def is_current(folder: Path, identity: dict[str, Any]) -> bool:
