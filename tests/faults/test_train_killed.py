@@ -82,7 +82,7 @@ def result(run: Path, name: str) -> tuple[dict[str, bytes], list[dict]]:
     ("tuning", "num_seeds"),
     [("lora", 20), ("full", 20)]
     if os.environ.get("SEAL_DEEP_FAULTS")
-    else [("lora", 2), ("full", 1)],
+    else [("lora", 1), ("full", 1)],
 )
 def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tiny_model_dir, tuning, num_seeds):
     adapter = {"lora": {"r": 2, "dropout": 0.3}} if tuning == "lora" else {}
