@@ -315,3 +315,9 @@ def test_every_test_that_a_promise_names_is_there():
         named = re.findall(r"`(test_\w+|make [^`]+|python -m [^`]+)`", row.split("|")[2])
         assert named, row
         assert {name for name in named if name.startswith("test_")} <= defined, row
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by that name alone, and runs only one of the two."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))

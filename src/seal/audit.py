@@ -105,7 +105,7 @@ def _check_is_ours(inputs: Inputs) -> None:
     """Refuse a ranking or a selection that was made by other settings than the experiment's."""
     experiment, run_dir = inputs.experiment, inputs.run_dir
     made = {"rank": load_provenance(run_dir.rank), "select": load_provenance(run_dir.select)}
-    said = {"rank": experiment.rank.model_dump(mode="json"), "select": experiment.select.identity()}
+    said = {"rank": experiment.rank.identity(), "select": experiment.select.identity()}
     for stage, now in said.items():
         then = made[stage].identity.get("ranker" if stage == "rank" else "select")
         lines = differences({stage: then}, {stage: json.loads(json.dumps(now))})

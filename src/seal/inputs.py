@@ -31,9 +31,6 @@ from seal.tracking import Tracking
 
 KEPT_BYTES = 8 * 2**20  # a smaller set is read and encoded within seconds, every time
 
-# Of a ranker: how much memory it takes, and when it gives up. They may change between two calls.
-_NO_RESULT = {"micro_batch_size", "max_skipped_steps"}
-
 
 class Inputs:
     """The inputs of one experiment.
@@ -94,7 +91,7 @@ class Inputs:
             **({"holdout": share} if share else {}),
             **({"reads": reads} if reads else {}),
             "stage": "rank",
-            "ranker": ranker.model_dump(mode="json", exclude=_NO_RESULT),
+            "ranker": ranker.identity(),
             "model": self.model_identity,
             "template": self.encoder.template_hash,
             "tokenization": self.experiment.tokenization.model_dump(mode="json"),

@@ -123,6 +123,10 @@ class Ranker(Settings):
         """Whether, as it is set, it refuses to work without harmful references."""
         return False
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide scores, as JSON: neither memory nor when it gives up."""
+        return self.model_dump(mode="json", exclude={"micro_batch_size", "max_skipped_steps"})
+
     def extends(self) -> str:
         """Why a finished ranking cannot be added to, or "".
 
