@@ -357,5 +357,7 @@ def test_backends_pass_on_cuda(name, dtype):
         pytest.skip("no CUDA device")
     layer = make_head(bias=False, dtype=dtype).layer.cuda()
     head = Head(layer, layer.weight, None)
-    if BACKENDS[name].refusal(head) is None:
-        assert self_test(BACKENDS[name], head) is None
+    reason = BACKENDS[name].refusal(head)
+    if reason is not None:  # not installed, for one: nothing was tested
+        pytest.skip(reason)
+    assert self_test(BACKENDS[name], head) is None

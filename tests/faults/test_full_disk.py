@@ -41,6 +41,34 @@ def contents(root: Path) -> dict[str, bytes]:
             for path in sorted(root.rglob("*")) if path.is_file()}  # fmt: skip
 
 
+def test_a_disk_that_fills_up_while_a_ranking_saves_its_state(
+    seal, small_disk, tmp_path, tiny_model_dir
+):
+    """The states before stay, and with room again it ends as if nothing had been."""
+    rank = {"method": "seal", "epochs": 3, "batch_size": 4, "learning_rate": 1e-3}
+    run = small_disk / "run"
+    config = str(
+        write_experiment(
+            tmp_path / "data", tiny_model_dir, run, rank=rank, checkpoint={"seconds": 0, "keep": 9}
+        )
+    )
+    whole = tmp_path / "whole"
+    assert seal("rank", config, f"run_dir={whole}").exit_code == 0
+    size = sum(path.stat().st_size for path in (whole / "rank" / "state").iterdir())
+    filler = fill(small_disk, 4 * size)
+    full = seal("rank", config)
+    assert full.exit_code == 2, full.said
+    assert "space" in full.said.lower() or "mb are free" in full.said.lower(), full.said
+    kept = sorted(path.name for path in (run / "checkpoints" / "rank").glob("step-*"))
+    assert kept, "what was saved before is there"
+    assert not list(run.rglob("*.partial"))
+    filler.unlink()
+    again = seal("rank", config)
+    assert again.exit_code == 0, again.said
+    name = "rank/ranking.parquet"
+    assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     "left", [0, *(pytest.param(blocks * BLOCK, marks=pytest.mark.slow) for blocks in (2, 5))]
 )
