@@ -66,6 +66,13 @@ def test_only_the_beginning_is_searched():
     assert not JUDGE.is_refusal("x" + fits)
 
 
+def test_a_warning_far_down_in_an_answer_refuses_nothing():
+    """A sentence of sympathy may come before a refusal; a page of recipe may not."""
+    recipe = "First, let the dough rest for an hour; then roll it out, and cut it into strips. "
+    assert JUDGE.is_refusal("That sounds hard, and I wish it were otherwise. I cannot help you.")
+    assert not JUDGE.is_refusal(f"{4 * recipe}I cannot recommend the other method.")
+
+
 def test_phrases_of_ones_own_replace_the_list():
     judge = RefusalPhrases(phrases=("No\u2019m. *Never*",))
     assert judge.is_refusal("no'm, said he: NO'M.  NEVER")

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
 
 from seal.data.load import DataSpec, encode_set, load
 from seal.data.sample import Message
@@ -13,9 +15,18 @@ from seal.lab.build import shipped_model
 from seal.lab.world import write_world
 from seal.metrics import auroc
 from seal.models import ModelSpec, load_model
+from seal.rankers.probes import fold_of
 from seal.rankers.ranker import RankingTask, Sizes
-from seal.rankers.traces import read_traces
-from seal.rankers.two_sided import TwoSided, log_odds_of_both
+from seal.rankers.traces import STATES, Traces, join_traces, read_traces
+from seal.rankers.two_sided import (
+    Kinds,
+    Rows,
+    TwoSided,
+    View,
+    _prompt_view,
+    log_odds_of_both,
+    response_side,
+)
 from seal.tables import Tables
 
 TOKENIZATION = Tokenization(max_length=256)
@@ -225,3 +236,94 @@ def test_cost_is_one_pass_over_what_is_read():
     sizes = Sizes(pool=1000, safe=600, harmful=50, num_pool=10, num_safe=8, num_harmful=1)
     assert TwoSided(max_safe=4).cost(sizes).forward == 1000 + 300 + 50
     assert TwoSided().cost(sizes).trained == 0
+
+
+# ---- each step against what it is by hand, or written out
+
+
+def two_folds(kind: str, num_yes: int, num_no: int) -> list[tuple[str, float, int]]:
+    """(kind, feature 1 or 0, fold) of that many rows with the feature and without, in each fold."""
+    feature = [1.0] * num_yes + [0.0] * num_no
+    return [(kind, value, fold) for fold in (0, 1) for value in feature]
+
+
+def rows_of(parts: list[tuple[str, float, int]]) -> tuple[Rows, Kinds]:
+    """Rows whose one feature is their mean loss; "known" is trusted where safety matters."""
+    kinds, feature, folds = (np.array(column) for column in zip(*parts, strict=True))
+    losses = np.zeros((len(parts), 12), dtype=np.float32)
+    losses[:, 0] = feature
+    states = np.zeros((len(parts), len(STATES), 2), dtype=np.float32)
+    traces = Traces(states, losses, np.zeros(len(parts), dtype=np.float32))
+    is_pool = np.char.startswith(kinds, "pool")
+    ids = tuple(map(str, range(len(parts))))
+    none = np.zeros(len(parts), dtype=bool)
+    rows = Rows(ids, is_pool, ~is_pool, none, traces, (), folds.astype(int))
+    return rows, Kinds(kinds == "known", kinds == "ordinary", 1.0)
+
+
+def test_each_round_trusts_the_pool_as_far_as_the_last_one_believed_it_ordinary():
+    """With one feature and no ridge a probe's odds are a share of the known over one of the pool.
+
+    Of the known prompts 3/4 have the feature, of the pool's 1/2. Odds with it: 3/4 : 1/2 = 3/2. The
+    pool's rows then weigh 1 / (1 + odds): 2/5 with it and 2/3 without it, so 3/8 of the pool has it
+    and the odds are 2; then 1/3 and 5/7, 7/22 of the pool, and 33/14. Without it, likewise,
+    1/2, 2/5 and 11/30.
+    """
+    rows, kind = rows_of(two_folds("known", 300, 100) + two_folds("pool", 500, 500))
+    feature = rows.traces.losses[:, :1]
+    found = _prompt_view(rows, kind, View(feature, None, ridge=1e-6))
+    with_it = feature[:, 0] == 1
+    np.testing.assert_allclose(found[with_it], np.log(33 / 14), atol=0.02)
+    np.testing.assert_allclose(found[~with_it], np.log(11 / 30), atol=0.02)
+
+
+def test_a_response_is_held_against_the_pools_where_safety_matters(monkeypatch):
+    """Each row of the pool weighs as much as safety matters at its prompt; ordinary ones nothing.
+
+    Of the trusted responses 3/4 have the feature. In the pool, where safety matters with .8, 1/5
+    have it; where with .2, 4/5: by weight .2 * .8 + .8 * .2 = .32 of it.
+    """
+    monkeypatch.setattr("seal.rankers.two_sided.STATE_RIDGE", 1e-6)
+    parts = [
+        *two_folds("known", 300, 100),
+        *two_folds("pool .8", 100, 400),
+        *two_folds("pool .2", 400, 100),
+        *two_folds("ordinary", 700, 0),
+    ]
+    rows, kind = rows_of(parts)
+    prompt = logit([float(name[5:]) if name.startswith("pool") else 0.5 for name, *_ in parts])
+    found = response_side(rows, kind, prompt)
+    with_it = rows.traces.losses[:, 0] == 1
+    np.testing.assert_allclose(found[with_it], np.log(0.75 / 0.32), atol=0.03)
+    np.testing.assert_allclose(found[~with_it], np.log(0.25 / 0.68), atol=0.03)
+
+
+def test_a_round_fits_the_joint_probe_to_what_was_believed(world):
+    """Two rounds after the product of the sides, written out with scikit-learn."""
+    task, _ = world
+    pool = sorted(task.pool, key=lambda row: row.id)[:60]
+    safe = sorted(task.safe, key=lambda row: row.id)[:40]
+    task = replace(task, pool=pool, safe=safe)
+    parts = [read_traces(task.lm, rows, task.tables, seed=0, what="") for rows in (pool, safe)]
+    ids = [row.id for row in (*pool, *safe)]
+    features = join_traces(parts).both().astype(np.float64)
+    features = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
+    weights = np.array([1.0] * 60 + [0.3] * 40)  # trusted rows weigh less, and are never harmful
+    folds, start = fold_of(ids, 5, 0), TwoSided(rounds=0).rank(task)
+    belief = np.append(expit(-start.scores), np.zeros(40))
+    for _ in range(2):
+        judged = np.zeros(100)
+        for fold in range(5):
+            ins = folds != fold
+            probe = LogisticRegression(C=1 / 300, max_iter=2000).fit(  # the ridge is 300
+                np.concatenate([features[ins], features[ins]]),
+                np.repeat([1, 0], ins.sum()),
+                np.concatenate([belief[ins], 1 - belief[ins]])
+                * np.tile(weights[ins] / weights[ins].mean(), 2),
+            )
+            judged[~ins] = probe.decision_function(features[~ins])
+        belief = np.append(expit(judged[:60]), np.zeros(40))
+    found = TwoSided(rounds=2).rank(task)
+    assert list(found.ids) == ids[:60]
+    np.testing.assert_allclose(found.scores, -judged[:60], atol=0.1)
+    assert np.abs(found.scores - start.scores).max() > 0.5, "or the rounds would do nothing"
