@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from sklearn.mixture import GaussianMixture
 
 from seal.cut import log_odds_cut, mixture_cut, normals_cut, trusted_cut
-from seal.mixture import crossing, fit_mixture, low_share, refit, squeeze
+from seal.mixture import Shape, crossing, fit_mixture, low_share, refit, squeeze
 
 
 def planted(num: int, share: float, gap: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +107,22 @@ def test_scores_without_two_groups_are_refused_with_the_numbers(shape):
 def test_too_few_different_scores():
     with pytest.raises(ValueError, match=r"at least 50 different scores .* the 90 scores have 2 v"):
         mixture_cut(np.repeat([0.0, 5.0], 45))
+
+
+@pytest.mark.parametrize(("separation", "num_peaks"), [(1.9, 1), (2.1, 2)])
+def test_two_groups_are_so_far_apart_that_halves_of_a_pool_have_two_peaks(separation, num_peaks):
+    x = np.linspace(-3, 3, 601) + separation / 2
+    density = stats.norm.pdf(x) + stats.norm.pdf(x, separation)
+    peaks = (density[1:-1] > density[:-2]) & (density[1:-1] > density[2:])
+    assert peaks.sum() == num_peaks
+    assert Shape(10.0, 5.0, separation, 1e-9).is_bimodal() == (num_peaks == 2)
+
+
+@pytest.mark.parametrize("against", [{"bic_two": 10.5}, {"separation": 1.0}, {"gap_p_value": 0.05}])
+def test_two_groups_take_all_three_signs(against):
+    shape = Shape(bic_one=10.0, bic_two=5.0, separation=3.0, gap_p_value=0.001)
+    assert shape.is_bimodal()
+    assert not shape._replace(**against).is_bimodal()
 
 
 # --- log-odds ------------------------------------------------------------------------------------

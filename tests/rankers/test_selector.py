@@ -110,3 +110,4 @@ def test_gone_on_with_it_makes_the_same_steps_bit_for_bit(kind, activation):
     assert torch.equal(second.logits, whole.logits)
     everyone = torch.arange(20)
     assert torch.equal(second.weights(everyone), whole.weights(everyone))
+    assert second.effective_share() == whole.effective_share(), "the sums were added up anew"

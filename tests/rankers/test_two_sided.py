@@ -23,7 +23,9 @@ from seal.rankers.two_sided import (
     Rows,
     TwoSided,
     View,
+    _judged,
     _prompt_view,
+    joint,
     log_odds_of_both,
     response_side,
 )
@@ -275,6 +277,32 @@ def test_each_round_trusts_the_pool_as_far_as_the_last_one_believed_it_ordinary(
     with_it = feature[:, 0] == 1
     np.testing.assert_allclose(found[with_it], np.log(33 / 14), atol=0.02)
     np.testing.assert_allclose(found[~with_it], np.log(11 / 30), atol=0.02)
+
+
+def test_a_sample_weighs_as_much_as_another_however_many_sentences_it_has():
+    """Half of the pool is one sentence with the feature, said three times: still half of it."""
+    rows, _ = rows_of(two_folds("known", 300, 100) + two_folds("pool", 500, 500))
+    is_pool, has = rows.pool, rows.traces.losses[:, 0]
+    counts = np.where(is_pool & (has == 1), 3, 1)
+    view = View(np.repeat(has, counts)[:, None], counts, ridge=1e-6)
+    targets = (~is_pool).astype(float)
+    found = _judged(rows, view, targets, np.where(is_pool, 0.4, 1.0))  # both groups weigh the same
+    np.testing.assert_allclose(found[has == 1], np.log(0.75 / 0.5), atol=0.02)
+    np.testing.assert_allclose(found[has == 0], np.log(0.25 / 0.5), atol=0.02)
+
+
+def test_many_trusted_rows_do_not_drown_a_small_pool(monkeypatch):
+    """Together they weigh .3 of the pool: 400 rows beside 100 weigh .075 each.
+
+    With the feature: 50 rows of the pool, harmful with .8, and 100 trusted ones; the odds are
+    40 : 10 + 7.5. Without it: 50 rows with .2, and 300; 10 : 40 + 22.5.
+    """
+    monkeypatch.setattr("seal.rankers.two_sided.STATE_RIDGE", 1e-6)
+    rows, _ = rows_of(two_folds("pool", 25, 25) + two_folds("known", 50, 150))
+    with_it = rows.traces.losses[:, 0] == 1
+    found = joint(rows, np.where(with_it, 0.8, 0.2))
+    np.testing.assert_allclose(found[with_it], np.log(40 / 17.5), atol=0.03)
+    np.testing.assert_allclose(found[~with_it], np.log(10 / 62.5), atol=0.03)
 
 
 def test_a_response_is_held_against_the_pools_where_safety_matters(monkeypatch):
