@@ -219,6 +219,7 @@ def test_one_normal_is_cut_at_two_standard_deviations():
     cut = normals_cut(scores)
     assert cut.num_normals == 1
     assert cut.gain < 10
+    assert cut.agreement > 0.5, "most resamples see one normal, too"
     assert cut.threshold.value == pytest.approx(scores.mean() - 2 * scores.std(), abs=1e-3)
     assert cut.num_kept / 3000 == pytest.approx(stats.norm.cdf(2), abs=0.01)
 
@@ -313,6 +314,7 @@ def test_the_squeezed_scale_is_its_own_inverse_and_about_linear_inside():
         (38, 0.05, 1),  # floor(1.95)
         (99, 0.29, 29),  # 0.29 * 100 is 28.999999999999996 in floating point
         (4, 0.5, 2),
+        (49, 1 / 49, 1),  # 1 / (1 / 49) is 49.00000000000001: 49 rows are enough
     ],
 )
 def test_the_conformal_quantile_by_hand(num, error_rate, threshold):

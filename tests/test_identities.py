@@ -63,6 +63,7 @@ def changed(tmp_path: Path, model: Path, name: str) -> tuple[dict, set[str]]:
     changes = {
         "ranker": ({"rank": {"method": "random", "seed": 1}}, {"rank"}),
         "pool": ({"pool": [*POOL, OTHER]}, {"rank", "train"}),
+        "one for another": ({"pool": [*POOL[1:], OTHER]}, {"rank", "train"}),
         "safe": ({"safe": [*SAFE, OTHER]}, {"rank"}),
         "harmful": ({"harmful": {"path": harmful}}, {"rank"}),
         "holdout": ({"holdout": 0.4}, {"rank"}),
@@ -79,8 +80,8 @@ def changed(tmp_path: Path, model: Path, name: str) -> tuple[dict, set[str]]:
 
 
 NAMES = (
-    "ranker", "pool", "safe", "harmful", "holdout", "length", "training", "mix", "seed", "tasks",
-    "model file", "template", "order of the pool",
+    "ranker", "pool", "one for another", "safe", "harmful", "holdout", "length", "training", "mix",
+    "seed", "tasks", "model file", "template", "order of the pool",
 )  # fmt: skip
 
 
