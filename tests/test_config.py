@@ -531,7 +531,7 @@ def test_the_cut_may_be_found(config_file: Path) -> None:
         (["select=best"], r"^command line: select: 'best' is no rule\. Give auto, or keys such as"),
         (
             ["rank={method: from_file, path: x}", "holdout=0.25"],
-            r"holdout=0\.25 has the ranker score safe rows, which the file of rank",
+            r"holdout=0\.25 has the ranker score safe rows, which rank\.method=from_file has no",
         ),
         (["holdout=0.6"], r"^command line: holdout: expected a value <= 0\.5, got 0\.6\."),
     ):
@@ -726,7 +726,7 @@ def test_arms_are_written_as_they_are_read() -> None:
         ),
         (
             "- {name: x,\n   rank: {method: from_file, path: y}}\nholdout: 0.2",
-            "7: arms.0.rank: holdout=0.2 has the ranker score safe rows, which the file of "
+            "7: arms.0.rank: holdout=0.2 has the ranker score safe rows, which "
             "method=from_file has no scores for. Set holdout=0, or another ranker.",
         ),
     ],

@@ -40,6 +40,7 @@ def compare(
     return Comparison(
         title=experiment.title or run_dir.root.name,
         ranker=experiment.rank.method,
+        ranker_class=type(experiment.rank),
         arms=tuple(
             ArmResult(
                 arm,

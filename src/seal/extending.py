@@ -11,7 +11,6 @@ from seal.artifacts.run_dir import RunDir
 from seal.checkpoint import Checkpoint, Checkpoints
 from seal.inputs import Inputs
 from seal.rankers.ranker import Extended, Ranker
-from seal.rankers.seal import Seal
 
 _STATE = "state"  # the folder of a ranking that holds what it can be gone on from
 
@@ -24,7 +23,7 @@ def known_tables(inputs: Inputs) -> list[Path]:
 
 def keep_state(ranker: Ranker, checkpoints: Checkpoints, folder: Path) -> None:
     """Put the last state of a ranking beside it, if it can be gone on from."""
-    last = checkpoints.latest() if isinstance(ranker, Seal) and not ranker.extends() else None
+    last = checkpoints.latest() if ranker.RESUMES_STATE and not ranker.extends() else None
     if last is not None:
         shutil.copytree(last.folder, folder / _STATE)
 
@@ -72,7 +71,7 @@ def extended(inputs: Inputs, ranker: Ranker, folder: Path) -> Extended | None:
         )
     other = extends / folder.relative_to(inputs.run_dir.root)
     ranking = _checked_ranking(inputs, ranker, extends, other)
-    if not isinstance(ranker, Seal):
+    if not ranker.RESUMES_STATE:
         return None
     state = other / _STATE
     if not state.is_dir():

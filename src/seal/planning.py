@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,10 +23,9 @@ from seal.data.tokenize import Encoded
 from seal.generation import Decoding
 from seal.inputs import Inputs
 from seal.microbatches import MicroBatches
-from seal.models import LanguageModel, LoraSpec, add_lora, load_model, resolve_device
+from seal.models import LanguageModel, add_lora, load_model, resolve_device
 from seal.rankers.levels import make_levels
-from seal.rankers.random import Random
-from seal.rankers.ranker import Ranker, Sizes
+from seal.rankers.ranker import OptimizerSteps, Sizes
 from seal.sft import sft_config
 from seal.stages import train as train_stage
 from seal.stages.estimate import (
@@ -108,8 +107,8 @@ def _rank_cell(inputs: Inputs, arm: ArmSettings | None) -> Cell:
     ranker = inputs.ranker(arm)
     pool, safe, harmful = _ranked_sets(inputs)
     cost = ranker.cost(sizes(pool, safe, harmful))
-    work = Work(forward=cost.forward, trained=cost.trained)
-    knobs = _Knobs.of(ranker)
+    work = Work(cost.forward, cost.trained) if cost is not None else Work()
+    steps = ranker.optimizer_steps()
     start = time.perf_counter()
     lm = load_model(inputs.experiment.model)
     seconds: float | None = time.perf_counter() - start
@@ -119,12 +118,12 @@ def _rank_cell(inputs: Inputs, arm: ArmSettings | None) -> Cell:
         speed = measure_forward(lm, pool, micro_batches_of(lm))
         seconds, memory = seconds + work.forward * speed.seconds, speed.memory_bytes
     if work.trained:
-        speed, num_trained = _descent(lm, knobs, pool, [*safe, *harmful])
+        speed, num_trained = _descent(lm, steps, pool, [*safe, *harmful])
         seconds, memory = seconds + work.trained * speed.seconds, speed.memory_bytes
-    if type(ranker).cost is Ranker.cost and not isinstance(ranker, Random):
-        seconds = None  # it does not say
+    if cost is None:
+        seconds = None
     context = mean_context([len(row.input_ids) for row in (*pool, *safe, *harmful)])
-    num_lora = num_trained if knobs.tuning == "lora" else 0
+    num_lora = num_trained if steps.tuning == "lora" else 0
     return Cell(
         name,
         work=work,
@@ -152,44 +151,23 @@ def _ranked_sets(inputs: Inputs) -> tuple[Sequence[Encoded], ...]:
     return inputs.rankable_rows, inputs.trusted, harmful.encoded if harmful else ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Knobs:
-    """How a ranker trains, for those of its fields that it has under these names."""
-
-    batch_size: int
-    micro_batch_size: int | None
-    tuning: str
-    lora: LoraSpec
-
-    @classmethod
-    def of(cls, ranker: Ranker) -> _Knobs:
-        """Of a ranker; what it does not have is as in SEAL."""
-        fields = ranker.model_dump()
-        return cls(
-            batch_size=fields.get("batch_size", 16),
-            micro_batch_size=fields.get("micro_batch_size"),
-            tuning=fields.get("tuning", "lora"),
-            lora=LoraSpec.model_validate(fields.get("lora", {})),
-        )
-
-
 def _descent(
-    lm: LanguageModel, knobs: _Knobs, pool: Sequence[Encoded], references: Sequence[Encoded]
+    lm: LanguageModel, kind: OptimizerSteps, pool: Sequence[Encoded], references: Sequence[Encoded]
 ) -> tuple[Measured, int]:
     """Steps on as many pool samples as references, and the number of weights that move."""
     (level,) = make_levels(
         lm,
         num_levels=1,
-        tuning="full" if knobs.tuning == "full" else "lora",
-        lora=knobs.lora,
+        tuning=kind.tuning,
+        lora=kind.lora,
         learning_rate=1e-6,
         betas=(0.9, 0.95),
         max_grad_norm=1.0,
-        micro_batch_size=knobs.micro_batch_size,
+        micro_batch_size=kind.micro_batch_size,
         seed=0,
     )
     steps = [
-        [*_draw(pool, knobs.batch_size, number), *_draw(references, knobs.batch_size, number)]
+        [*_draw(pool, kind.batch_size, number), *_draw(references, kind.batch_size, number)]
         for number in range(NUM_STEPS // 3)
     ]
     steps[0] = [*spread(pool, 1), *steps[0][1:]]  # the longest, for the peak of memory

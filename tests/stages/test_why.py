@@ -1,19 +1,22 @@
 """Why a sample ranks where it does, in words."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from seal.artifacts.ranking import make_ranking
 from seal.rankers.union import AnyRanker
-from seal.stages.report_page import why
 from seal.stages.report_page.why import Why, numeric_columns, shown
+
+CLASSES = {kind.model_fields["method"].default: kind for kind in get_args(get_args(AnyRanker)[0])}
 
 
 def sentences(ranker, value, others=(0.0, 1.0, 2.0), *, name):
     ids = tuple("abcd")
     column = np.array([value, *others])
     ranking = make_ranking(ids, np.array([3.0, 2.0, 1.0, 0.0]), {name: column})
-    return Why(ranker, ranking).sentences("a")
+    return Why(ranker, CLASSES[ranker], ranking).sentences("a")
 
 
 def test_rank_and_score_come_first():
@@ -84,9 +87,11 @@ def test_only_numbers_are_columns():
     }
 
 
-def test_the_words_are_for_rankers_that_there_are():
-    methods = {kind.model_fields["method"].default for kind in AnyRanker.__origin__.__args__}
-    assert why._COLUMNS.keys() | why._SCORES.keys() <= methods
+def test_a_class_that_is_not_known_words_nothing():
+    ranking = make_ranking(("a", "b"), np.array([1.0, 0.0]), {"loss": np.array([0.5, 1.0])})
+    score, column = Why("mine", None, ranking).sentences("a")
+    assert score.endswith("Its score is 1: docs/methods/mine.md says what it is.")
+    assert column.startswith("loss = 0.5, ")
 
 
 def test_numbers_have_the_digits_that_matter():

@@ -16,7 +16,6 @@ from pydantic import (
 from seal.artifacts.settings import Settings, error_at
 from seal.config.examples import nearest
 from seal.mergers.union import AnyMerger
-from seal.rankers.from_file import FromFile
 from seal.rankers.union import AnyRanker
 from seal.stages.pairwise import PairwiseSettings
 from seal.stages.select import SelectSettings
@@ -199,13 +198,12 @@ def check_with_safety_data(
                 "Give some as harmful.path, or choose a ranker that needs none "
                 "(docs/how-to-choose.md).",
             )
-        if isinstance(arm.rank, FromFile) and holdout:
+        if holdout and arm.rank is not None and not arm.rank.SCORES_NEW_ROWS:
             raise error_at(
                 ("arms", place, "rank"),
                 arm.rank.method,
-                f"holdout={holdout} has the ranker score safe rows, which the file of "
-                "method=from_file has no scores for. Set holdout=0, or another "
-                "ranker.",
+                f"holdout={holdout} has the ranker score safe rows, which "
+                f"method={arm.rank.method} has no scores for. Set holdout=0, or another ranker.",
             )
         if arm.select is not None and arm.select.reference is not None and not holdout:
             raise error_at(

@@ -25,7 +25,6 @@ from seal.config.starter import commented_yaml
 from seal.data.load import DataSpec
 from seal.data.tokenize import Tokenization
 from seal.models import ModelSpec
-from seal.rankers.from_file import FromFile
 from seal.rankers.two_sided import TwoSided
 from seal.rankers.union import AnyRanker
 from seal.stages.bench.settings import BenchSettings
@@ -174,12 +173,13 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _a_file_scores_no_held_out_rows(self) -> Experiment:
-        if isinstance(self.rank, FromFile) and self.holdout:
+        if self.holdout and not self.rank.SCORES_NEW_ROWS:
             raise error_at(
                 ("holdout",),
                 self.holdout,
-                f"holdout={self.holdout} has the ranker score safe rows, which the file of "
-                "rank.method=from_file has no scores for. Set holdout=0, or another ranker.",
+                f"holdout={self.holdout} has the ranker score safe rows, which "
+                f"rank.method={self.rank.method} has no scores for. Set holdout=0, or another "
+                "ranker.",
             )
         return self
 

@@ -8,6 +8,7 @@ Paper -> here
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from pydantic import Field
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.data.tokenize import Encoded
 from seal.rankers.draws import draw_rows, drawn_share
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
+from seal.rankers.ranker import Cost, Meaning, Ranker, RankingTask, Sizes, require_harmful
 from seal.rankers.representations import (
     cosines,
     final_states,
@@ -39,6 +40,10 @@ class BiAnchor(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "harmful_similarity": Meaning("cosine with the harmful anchors, mean of the nearest"),
+        "safe_similarity": Meaning("cosine with the safe anchors, mean of the nearest"),
+    }
 
     method: Literal["bi_anchor"] = "bi_anchor"
     avg: int = Field(default=1, ge=1)

@@ -34,7 +34,7 @@ from seal.data.tokenize import Encoded
 from seal.models import LanguageModel
 from seal.rankers.draws import draw_rows, drawn_share
 from seal.rankers.gradients import check_finite, response_loss
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
+from seal.rankers.ranker import Cost, OptimizerSteps, Ranker, RankingTask, Sizes, require_harmful
 
 
 class BiAnchorGradient(Ranker):
@@ -98,6 +98,10 @@ class BiAnchorGradient(Ranker):
         harmful = sizes.harmful * drawn_share(self.max_anchors, sizes.num_harmful)
         safe = sizes.safe * drawn_share(2 * self.max_anchors, sizes.num_safe)
         return Cost(trained=sizes.pool + harmful + safe)
+
+    def optimizer_steps(self) -> OptimizerSteps:
+        """As the estimate of its time measures them."""
+        return OptimizerSteps(micro_batch_size=self.micro_batch_size)
 
     def _gradients(self, task: RankingTask) -> UnitGradients:
         if self.weights == "all":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import ClassVar, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.data.sample import Sample
-from seal.rankers.ranker import Ranker, RankingTask
+from seal.rankers.ranker import Meaning, Ranker, RankingTask
 
 _WORD = re.compile(r"\w+|[^\w\s]+")  # NLTK's wordpunct
 _FLOOR = 1e-8  # added to both shares, as in the published code: log 0 is never taken
@@ -65,6 +65,15 @@ class Dsir(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    SCORE: ClassVar[str] = "the log importance weight of its words, safe set against pool"
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "log_weight": Meaning(
+            "its words are commoner in the safe set than in the pool",
+            "its words are rarer in the safe set than in the pool",
+            "nats, summed over its n-grams",
+        ),
+        "num_ngrams": Meaning("words and n-grams that were counted"),
+    }
 
     method: Literal["dsir"] = "dsir"
     text: Text = "all"

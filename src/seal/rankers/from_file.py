@@ -9,7 +9,7 @@ import numpy as np
 
 from seal.artifacts.provenance import file_hash
 from seal.artifacts.ranking import Ranking, load_ranking, make_ranking, tokens_path
-from seal.rankers.ranker import Ranker, RankingTask
+from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
 
 
 class FromFile(Ranker):
@@ -28,6 +28,7 @@ class FromFile(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    SCORES_NEW_ROWS: ClassVar[bool] = False
 
     method: Literal["from_file"] = "from_file"
     path: Path
@@ -55,6 +56,10 @@ class FromFile(Ranker):
             raise ValueError(self._not_scored(absent, len(wanted)))
         taken = _take(found, ids)
         return taken if self.missing == "error" else _with_last(taken, absent)
+
+    def cost(self, sizes: Sizes) -> Cost:  # noqa: ARG002
+        """No token passes through the model."""
+        return Cost()
 
     def reads(self) -> dict[str, Any]:
         """The ranking's bytes, and those of its token scores if it has some."""

@@ -24,7 +24,7 @@ from seal.losses import response_logits
 from seal.models import LanguageModel, LoraSpec, add_lora
 from seal.rankers.draws import draw_rows, drawn_share
 from seal.rankers.gradients import SampleGradients, Value, refuse_dropout, response_loss
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, OptimizerSteps, Ranker, RankingTask, Sizes
 
 
 class GradShield(Ranker):
@@ -98,6 +98,10 @@ class GradShield(Ranker):
         """Forward and backward passes over the pool and the probes."""
         share = drawn_share(self.num_probes, sizes.num_safe)
         return Cost(trained=sizes.pool + share * sizes.safe)
+
+    def optimizer_steps(self) -> OptimizerSteps:
+        """As the estimate of its time measures them."""
+        return OptimizerSteps(micro_batch_size=self.micro_batch_size, lora=self.lora)
 
     def _with_adapter(self, lm: LanguageModel) -> LanguageModel:
         model = add_lora(lm.model, self.lora, seed=self.seed).eval()

@@ -8,7 +8,7 @@ Papers -> here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from seal.artifacts.ranking import Ranking, make_ranking
 from seal.data.sample import Message
 from seal.data.tokenize import ChatEncoder, Encoded
 from seal.models import LanguageModel
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, Meaning, Ranker, RankingTask, Sizes
 from seal.tables import Tables
 
 Form = Literal["loss", "ppl"]
@@ -62,6 +62,11 @@ class Ifd(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "ifd": Meaning("loss of the answer with its prompt, as a share of that without"),
+        "conditional_loss": Meaning("loss of the answer with its prompt", unit="nats per token"),
+        "unconditional_loss": Meaning("loss of the answer alone", unit="nats per token"),
+    }
 
     method: Literal["ifd"] = "ifd"
     form: Form = "loss"

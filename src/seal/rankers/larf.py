@@ -31,7 +31,7 @@ from seal.data.tokenize import Encoded
 from seal.generation import Decoding, generate
 from seal.judges.refusal import RefusalPhrases
 from seal.rankers.draws import draw_key, draw_rows, drawn_share
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
+from seal.rankers.ranker import Cost, Meaning, Ranker, RankingTask, Sizes, require_harmful
 from seal.rankers.representations import (
     block_states,
     cosines,
@@ -68,6 +68,10 @@ class Larf(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "harmful_similarity": Meaning("cosine with the harmful anchors, mean"),
+        "safe_similarity": Meaning("cosine with the safe anchors, mean"),
+    }
 
     method: Literal["larf"] = "larf"
     layer: Annotated[int, Field(ge=0)] | Literal["auto", "refusals"] = "auto"

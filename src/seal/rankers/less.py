@@ -11,9 +11,9 @@ Paper -> here
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from seal.models import LoraSpec
 from seal.rankers.draws import draw_rows, drawn_share
 from seal.rankers.gradients import Projection, SampleGradients, refuse_dropout
 from seal.rankers.levels import Level, make_levels
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, Meaning, OptimizerSteps, Ranker, RankingTask, Sizes
 from seal.rankers.warm_up import Schedule, train_epochs
 
 
@@ -56,6 +56,13 @@ class Less(Ranker):
         micro_batch_size: Samples per pass; memory only, the results stay.
         seed: Of the draws, the order of samples, the adapter's initial values and the projection.
     """
+
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "safe_similarity": Meaning("likeness of its gradient to those of the safe set"),
+        "harmful_similarity": Meaning(
+            "likeness of its gradient to those of the harmful references"
+        ),
+    }
 
     method: Literal["less"] = "less"
     targets: Literal["safe", "harmful", "both"] = "safe"
@@ -110,6 +117,10 @@ class Less(Ranker):
         if self.targets != "safe":
             rows += sizes.harmful * drawn_share(self.num_targets, sizes.num_harmful)
         return Cost(trained=self.warmup_epochs * rows)
+
+    def optimizer_steps(self) -> OptimizerSteps:
+        """As the estimate of its time measures them."""
+        return OptimizerSteps(self.batch_size, self.micro_batch_size, lora=self.lora)
 
     def _targets(self, task: RankingTask) -> dict[str, list[Encoded]]:
         if self.needs_harmful and not task.harmful:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from seal.artifacts.ids import ids_of
 from seal.artifacts.ranking import Ranking, make_ranking
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, Meaning, Ranker, RankingTask, Sizes
 
 
 class Loss(Ranker):
@@ -17,6 +18,10 @@ class Loss(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    SCORE: ClassVar[str] = "minus the loss of its answer under the aligned model, nats per token"
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "loss": Meaning("loss of the answer under the aligned model", unit="nats per token"),
+    }
 
     method: Literal["loss"] = "loss"
 

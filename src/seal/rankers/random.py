@@ -10,7 +10,7 @@ import numpy as np
 
 from seal.artifacts.ids import ids_of
 from seal.artifacts.ranking import Ranking, make_ranking
-from seal.rankers.ranker import Ranker, RankingTask
+from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
 
 
 class Random(Ranker):
@@ -24,6 +24,7 @@ class Random(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    SCORE: ClassVar[str] = "drawn at random, so it says nothing about the sample"
 
     method: Literal["random"] = "random"
     seed: int = 0
@@ -31,6 +32,10 @@ class Random(Ranker):
     def rank(self, task: RankingTask) -> Ranking:
         """Score the pool without looking at it."""
         return self.score(ids_of(task.pool))
+
+    def cost(self, sizes: Sizes) -> Cost:  # noqa: ARG002
+        """No token passes through the model."""
+        return Cost()
 
     def score(self, ids: Sequence[str]) -> Ranking:
         """The ranking of samples of which only the ids are known."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.settings import Settings
 from seal.checkpoint import Checkpoint, Checkpoints
 from seal.data.sample import Sample
 from seal.data.tokenize import Encoded, Tokenization
-from seal.models import LanguageModel
+from seal.models import LanguageModel, LoraSpec
 from seal.progress import Progress, silent
 from seal.tables import Tables
 
@@ -105,6 +105,37 @@ class Cost:
         return Cost(self.forward + other.forward, self.trained + other.trained)
 
 
+@dataclass(frozen=True, slots=True)
+class OptimizerSteps:
+    """What one optimizer step of a ranker is, for an estimate of its time.
+
+    Attributes:
+        batch_size: Pool samples per step; as many references come with them.
+        micro_batch_size: Rows per forward pass; None lets the memory decide.
+        tuning: "lora" trains an adapter, "full" all weights.
+        lora: The adapter, where one is trained.
+    """
+
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    tuning: Literal["lora", "full"] = "lora"
+    lora: LoraSpec = field(default_factory=LoraSpec)
+
+
+class Meaning(NamedTuple):
+    """What the value of a column says about a sample, as the report words it.
+
+    Attributes:
+        high: A value above 0; any value where `low` is empty.
+        low: A value below 0.
+        unit: Unit of the value.
+    """
+
+    high: str
+    low: str = ""
+    unit: str = ""
+
+
 class Ranker(Settings):
     """A method of scoring the samples of a pool; abstract.
 
@@ -113,6 +144,11 @@ class Ranker(Settings):
     """
 
     READS_ONCE: ClassVar[bool] = False  # all it computes of a sample is in the task's tables
+    RESUMES_STATE: ClassVar[bool] = False  # a finished ranking is extended from its last checkpoint
+    SCORES_NEW_ROWS: ClassVar[bool] = True  # held-out safe rows, too, and not the pool alone
+    SCORE: ClassVar[str] = ""  # what a score is, as the report words it; empty names the page
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {}  # numeric columns, as the report words them
+    HIDDEN_COLUMNS: ClassVar[frozenset[str]] = frozenset()  # columns that say nothing to a reader
 
     @abstractmethod
     def rank(self, task: RankingTask) -> Ranking:
@@ -144,9 +180,13 @@ class Ranker(Settings):
         """
         return {}
 
-    def cost(self, sizes: Sizes) -> Cost:  # noqa: ARG002
-        """What ranking takes, from the sizes of the sets; nothing, unless a method says so."""
-        return Cost()
+    def cost(self, sizes: Sizes) -> Cost | None:  # noqa: ARG002
+        """What ranking takes, from the sizes of the sets; None for a method that does not say."""
+        return None
+
+    def optimizer_steps(self) -> OptimizerSteps:
+        """What one of its optimizer steps is, for a method whose `cost` has trained tokens."""
+        return OptimizerSteps()
 
 
 def require_harmful(task: RankingTask, method: str) -> Sequence[Encoded]:

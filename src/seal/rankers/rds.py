@@ -9,6 +9,7 @@ Paper -> here
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.rankers.draws import draw_rows, drawn_share
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, Meaning, Ranker, RankingTask, Sizes
 from seal.rankers.representations import cosines, final_states
 
 
@@ -35,6 +36,10 @@ class Rds(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "similarity": Meaning("cosine with the nearest target"),
+    }
+    HIDDEN_COLUMNS: ClassVar[frozenset[str]] = frozenset({"nearest_target"})
 
     method: Literal["rds"] = "rds"
     pick: Literal["max", "round_robin"] = "max"

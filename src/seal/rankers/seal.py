@@ -22,7 +22,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from seal.models import LoraSpec
 from seal.progress import renamed
 from seal.rankers.bilevel import Batch, Bilevel, Visits
 from seal.rankers.levels import Level, Tuning, make_levels, take_off_adapters
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, Meaning, OptimizerSteps, Ranker, RankingTask, Sizes
 from seal.rankers.selector import (
     Activation,
     AdamSelector,
@@ -86,6 +86,16 @@ class Seal(Ranker):
             everything and named in metrics.jsonl, before the run is given up.
         num_seeds: Whole runs that are averaged, with the seeds `seed`, `seed` + 1, ...
     """
+
+    RESUMES_STATE: ClassVar[bool] = True
+    SCORE: ClassVar[str] = "the logit of its learned weight"
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "gap": Meaning("what moved its weight in the closing step", unit="nats per token"),
+        "first_loss": Meaning("loss at the first visit", unit="nats per token"),
+        "last_loss": Meaning("loss at the final parameters", unit="nats per token"),
+        "num_visits": Meaning("times it was visited"),
+    }
+    HIDDEN_COLUMNS: ClassVar[frozenset[str]] = frozenset({"logit", "last_visit"})
 
     method: Literal["seal"] = "seal"
     algorithm: Literal["memory_efficient", "penalty"] = "memory_efficient"
@@ -256,6 +266,10 @@ class Seal(Ranker):
         if self.algorithm == "penalty":
             cost += Cost(forward=sizes.pool, trained=pool * len(gammas))
         return sum([cost] * self.num_seeds, Cost())
+
+    def optimizer_steps(self) -> OptimizerSteps:
+        """As the estimate of its time measures them."""
+        return OptimizerSteps(self.batch_size, self.micro_batch_size, self.tuning, self.lora)
 
     def _levels(self, task: RankingTask) -> list[Level]:
         return make_levels(

@@ -25,7 +25,7 @@ from seal.artifacts.ranking import Ranking, make_ranking
 from seal.models import LanguageModel, LoraSpec, add_lora
 from seal.rankers.gradients import Part, SampleGradients, refuse_dropout
 from seal.rankers.levels import Level, make_levels
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
+from seal.rankers.ranker import Cost, OptimizerSteps, Ranker, RankingTask, Sizes, require_harmful
 from seal.rankers.warm_up import Schedule, train_epochs
 
 _START = "start"  # name of the untrained adapter
@@ -104,6 +104,10 @@ class Sqsd(Ranker):
     def cost(self, sizes: Sizes) -> Cost:
         """Training on both sets, and two forward and backward passes over the pool."""
         return Cost(trained=self.epochs * (sizes.safe + sizes.harmful) + 2 * sizes.pool)
+
+    def optimizer_steps(self) -> OptimizerSteps:
+        """As the estimate of its time measures them."""
+        return OptimizerSteps(self.batch_size, self.micro_batch_size, lora=self.lora)
 
     def _adapters(self, task: RankingTask) -> list[Level]:
         """The danger and the safety adapter, trained."""

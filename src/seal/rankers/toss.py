@@ -10,8 +10,8 @@ Paper -> here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,15 @@ from seal.data.spans import response_places
 from seal.data.tokenize import Encoded
 from seal.models import LoraSpec
 from seal.rankers.levels import Level, make_levels
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes, require_harmful
+from seal.rankers.ranker import (
+    Cost,
+    Meaning,
+    OptimizerSteps,
+    Ranker,
+    RankingTask,
+    Sizes,
+    require_harmful,
+)
 from seal.rankers.warm_up import Schedule, train_epochs
 
 _BETAS = (0.9, 0.95)  # as in SEAL, of which the published code is a fork
@@ -56,6 +64,15 @@ class Toss(Ranker):
             results stay.
         seed: Of the order of samples and the adapters' initial values, the same for both.
     """
+
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "risk_mean": Meaning(
+            "tuning on harmful samples makes the answer likelier than tuning on others",
+            "tuning on harmful samples makes the answer less likely than tuning on others",
+            "nats per token",
+        ),
+        "risk_top_decile": Meaning("the same over the riskiest tenth of the tokens", unit="nats"),
+    }
 
     method: Literal["toss"] = "toss"
     utility: Literal["safe", "pool"] = "safe"
@@ -114,6 +131,10 @@ class Toss(Ranker):
         return Cost(
             forward=sizes.pool * (1 + self.rounds), trained=self.epochs * (utility + harmful)
         )
+
+    def optimizer_steps(self) -> OptimizerSteps:
+        """As the estimate of its time measures them."""
+        return OptimizerSteps(self.batch_size, self.micro_batch_size, lora=self.lora)
 
     def _references(
         self, task: RankingTask, pool: Sequence[Encoded]

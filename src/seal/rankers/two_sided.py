@@ -16,7 +16,7 @@ and unlabelled data. No row is judged by a probe that was fitted on it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -29,7 +29,7 @@ from seal.data.sample import Message, Sample, content_of
 from seal.judges.refusal import RefusalPhrases
 from seal.rankers.draws import draw_rows, drawn_share
 from seal.rankers.probes import Features, balanced, cross_fit, fold_of
-from seal.rankers.ranker import Cost, Ranker, RankingTask, Sizes
+from seal.rankers.ranker import Cost, Meaning, Ranker, RankingTask, Sizes
 from seal.rankers.sentences import sentences, word_bags
 from seal.rankers.traces import Traces, join_traces, read_traces
 
@@ -62,6 +62,37 @@ class TwoSided(Ranker):
     """
 
     READS_ONCE: ClassVar[bool] = True
+    SCORE: ClassVar[str] = (
+        "minus the log-odds that it is a harmful answer to a request where safety matters"
+    )
+    COLUMNS: ClassVar[Mapping[str, Meaning]] = {
+        "prompt": Meaning(
+            "its prompt looks like one where safety matters",
+            "its prompt does not look like one where safety matters",
+            "log-odds",
+        ),
+        "response": Meaning(
+            "its answer, if safety matters there, looks like the answers that are trusted",
+            "its answer, if safety matters there, does not look like the answers that are trusted",
+            "log-odds",
+        ),
+        "text": Meaning(
+            "the words of its prompt, alone, look like those of prompts where safety matters",
+            "the words of its prompt, alone, do not look like those where safety matters",
+            "log-odds",
+        ),
+        "state": Meaning(
+            "the model's states at its prompt look like those at prompts where safety matters",
+            "the model's states at its prompt do not look like those where safety matters",
+            "log-odds",
+        ),
+        "refusal": Meaning(
+            "the model's urge to refuse it is like that at prompts where safety matters",
+            "the model's urge to refuse it is not like that at prompts where safety matters",
+            "log-odds",
+        ),
+        "loss": Meaning("loss of the answer under the aligned model", unit="nats per token"),
+    }
 
     method: Literal["two_sided"] = "two_sided"
     rounds: int = Field(default=2, ge=0)

@@ -152,6 +152,7 @@ def explorer_data(comparison: Comparison) -> ExplorerData:
     sources = {sample.id: sample.source for sample in comparison.samples}
     return ExplorerData(
         ranker=comparison.ranker,
+        ranker_class=comparison.ranker_class,
         ranking=comparison.ranking,
         kept=kept,
         samples={sample.id: sample for sample in comparison.samples},

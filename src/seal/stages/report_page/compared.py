@@ -11,6 +11,7 @@ from seal.artifacts.ranking import Ranking
 from seal.artifacts.selection import Selection
 from seal.cut import Cut
 from seal.data.sample import Sample
+from seal.rankers.ranker import Ranker
 from seal.stages.report_page.findings import Evidence
 
 Role = Literal["base", "all", "random", "oracle", "candidate"]
@@ -104,6 +105,7 @@ class Comparison:
         arm_rankings: Arm -> its own ranking, of the arms that do not take `ranking`.
         pairwise: One entry per arm, task and arm that it is compared with: "task", "arm",
             "against", "judge", "win_rate" and what belongs to it; empty where nobody was asked.
+        ranker_class: Words the columns of `ranking`; None words none.
         replay: What makes all of this again, by what is made, e.g. {"run": "seal run x.yaml"}.
     """
 
@@ -130,3 +132,4 @@ class Comparison:
     arm_rankings: Mapping[str, ArmRanking] = field(default_factory=dict)
     pairwise: tuple[dict[str, Any], ...] = ()
     replay: Mapping[str, str] = field(default_factory=dict)
+    ranker_class: type[Ranker] | None = None

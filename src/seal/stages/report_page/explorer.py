@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from seal.artifacts.ranking import Ranking
 from seal.data.sample import Message, Sample, transcript
+from seal.rankers.ranker import Ranker
 from seal.stages.report_page.findings import Anchor, Duplicates, Evidence
 from seal.stages.report_page.packing import Listing, Packed, deflated, id_of, pack, short_name
 from seal.stages.report_page.visible import plain_json, shortened, visible
@@ -52,6 +53,7 @@ class ExplorerData:
         unsafe_labels: Which of the labels count as unsafe.
         chosen: Whose text the page carries, the most important first.
         evidence: Id -> what was found out, of some of them.
+        ranker_class: Words the ranking's columns; None words none.
         table: File in which a reader finds all samples, whatever the page leaves out.
     """
 
@@ -64,6 +66,7 @@ class ExplorerData:
     chosen: Sequence[str] = ()
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     table: str = "samples.parquet"
+    ranker_class: type[Ranker] | None = None
 
 
 class ExplorerSection(NamedTuple):
@@ -213,7 +216,7 @@ class _Entries:
     def __init__(self, data: ExplorerData, length: int) -> None:
         self._data = data
         self._length = length
-        self._why = Why(data.ranker, data.ranking)
+        self._why = Why(data.ranker, data.ranker_class, data.ranking)
         self._columns = numeric_columns(data.ranking)
         self._places = {key: place for place, key in enumerate(data.ranking.ids)}
 
