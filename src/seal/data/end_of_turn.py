@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from transformers import AutoConfig, GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
@@ -49,19 +51,19 @@ class EndOfTurn:
         token = self.added.match(after, len(after) - len(after.lstrip()))
         return "" if token is None else token.group()
 
-    def learn(self, gaps: Sequence[str]) -> EndOfTurn:
+    def learn(self, gaps: Sequence[str], header: str) -> EndOfTurn:
         """The same with what a template writes around user, assistant, and perhaps both again.
 
         Args:
             gaps: The text before the first turn, between them, and after the last one.
+            header: How the template starts a response; "" where it does not tell.
         """
         user, last = gaps[1], gaps[-1]
         middle = gaps[2] if len(gaps) > 3 else ""
         token = self.added.search(last)
         enders = {*self.enders, *([] if token is None else [token.group()])}
-        # What stands after every turn ends it, unless it stands before the first one, too: else
-        # it opens the turn that follows.
-        if self.next_to(middle) == self.next_to(user) not in self.added.findall(gaps[0]):
+        # What stands after every turn ends it, unless it opens the turn that follows.
+        if self.next_to(middle) == self.next_to(user) not in self.added.findall(header or gaps[0]):
             enders.add(self.next_to(middle))
         enders.discard("")
         text = last.rstrip()
@@ -82,3 +84,24 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> list[
     ids = tokenizer.convert_tokens_to_ids(list(names))
     assert isinstance(ids, list)
     return [number for number in ids if number is not None]
+
+
+def configured_ends(path: str, revision: str | None, *, trusted: bool) -> list[int]:
+    """The token ids at which a model's own files end a response; none where they do not say.
+
+    Args:
+        path: The model's folder, or its name on the Hub.
+        revision: On the Hub.
+        trusted: Whether code that comes with the model may run.
+    """
+    values: list[object] = []
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        values.append(GenerationConfig.from_pretrained(path, revision=revision or "main"))
+    with suppress(OSError, ValueError, KeyError, TypeError, ImportError):
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trusted)
+        values.append(config.get_text_config())
+    ids: list[int] = []
+    for config in values:
+        own = getattr(config, "eos_token_id", None)
+        ids += [own] if isinstance(own, int) else own or []
+    return list(dict.fromkeys(ids))

@@ -93,6 +93,12 @@ def lay_out(render: Renderer, roles: Sequence[str]) -> Layout:
     return Layout(frame, openings, header.rstrip(" "), closing, _marks(whole, roles))
 
 
+def prompt_layout(render: Renderer, roles: Sequence[str]) -> Layout:
+    """The layout of turns that the start of a response follows: no more than its frame."""
+    turns = list(zip(roles, placeholders(len(roles)), strict=True))
+    return Layout(frame_of(render(turns, True).text), {}, "", "", {})
+
+
 def unknown_layout(count: int) -> Layout:
     """The layout of a template that refuses to tell."""
     return Layout(unknown_frame(count), {}, "", "", {})

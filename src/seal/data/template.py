@@ -7,15 +7,14 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from seal.data.end_of_turn import EndOfTurn
 from seal.data.fallback_template import FALLBACK_TEMPLATE
-from seal.data.responses import Layout, Render, Turns, lay_out, unknown_layout
+from seal.data.responses import Layout, Render, Turns, lay_out, prompt_layout, unknown_layout
 from seal.data.turns import Frame, Span, frame_of, placeholders
 
 REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -27,7 +26,10 @@ _RESERVED = (
         | {"tokenizer_kwargs", "tools", "truncation"}
     )
 )
-_MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# The tags {% generation %} and {% endgeneration %}, and what shows where they stood.
+_TAGS = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+_OPEN, _CLOSE = "8105527396410", "8105527396419"
+_EDGES = re.compile(f"{_OPEN}|{_CLOSE}")
 _KEPT_TURNS = 50_000  # turns of all layouts that are remembered
 _PROBES = (("user", "assistant") * 2, ("user", "assistant"))
 
@@ -67,8 +69,8 @@ class ChatTemplate:
         self._given = dict(variables)
         self._variables = dict(variables)
         self.text, self.name = self._choose(text)
-        self._is_marked = _MARKERS.search(self.text) is not None
-        self._layouts: OrderedDict[tuple[str, ...], Layout] = OrderedDict()
+        self._showing_tags = _TAGS.sub(_shown, self.text)
+        self._layouts: OrderedDict[tuple[bool, tuple[str, ...]], Layout] = OrderedDict()
         self._num_turns = 0
         self._wants_parts = False
         self._wants_parts = self._refuses_strings()
@@ -85,40 +87,33 @@ class ChatTemplate:
         Raises:
             Exception: One of `REFUSALS`, if the template refuses it.
         """
-        text = self._tokenizer.apply_chat_template(
-            self._messages(turns),
-            chat_template=self.text,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-            **self._variables,
-        )
-        assert isinstance(text, str)
-        return text
+        return self._render(self.text, turns, add_generation_prompt)
 
-    def layout(self, roles: tuple[str, ...]) -> Layout:
-        """What the template does with turns of these roles; rendered once, then remembered."""
-        found = self._layouts.get(roles)
+    def layout(self, roles: tuple[str, ...], *, is_prompt: bool = False) -> Layout:
+        """What the template does with turns of these roles; rendered once, then remembered.
+
+        Args:
+            roles: Of the turns.
+            is_prompt: Whether the start of a response follows them; then only the frame is told.
+        """
+        key = (is_prompt, roles)
+        found = self._layouts.get(key)
         if found is not None:
-            self._layouts.move_to_end(roles)
+            self._layouts.move_to_end(key)
             return found
         try:
-            found = lay_out(self._render_marked, roles)
+            if is_prompt:
+                found = prompt_layout(self._render_marked, roles)
+            else:
+                found = lay_out(self._render_marked, roles)
         except REFUSALS:  # of placeholders: it takes the conversation itself
             found = unknown_layout(len(roles))
-        self._layouts[roles] = found
+        self._layouts[key] = found
         self._num_turns += len(roles)
         while self._num_turns > _KEPT_TURNS and len(self._layouts) > 1:
-            oldest, _ = self._layouts.popitem(last=False)
+            (_, oldest), _ = self._layouts.popitem(last=False)
             self._num_turns -= len(oldest)
         return found
-
-    def prompt_frame(self, roles: tuple[str, ...]) -> Frame | None:
-        """The frame of a prompt with the start of a response; None if it cannot be told."""
-        turns = list(zip(roles, placeholders(len(roles)), strict=True))
-        try:
-            return frame_of(self.render(turns, add_generation_prompt=True))
-        except REFUSALS:
-            return None
 
     def learn(self, end_of_turn: EndOfTurn) -> tuple[EndOfTurn, list[str] | None]:
         """How this template ends turns, and the tokens that do; None where it refuses to tell."""
@@ -127,7 +122,7 @@ class ChatTemplate:
             gaps = layout.frame.gaps
             if layout.frame.order != tuple(range(len(roles))) or not layout.openings:
                 continue
-            learned = end_of_turn.learn(gaps)
+            learned = end_of_turn.learn(gaps, layout.header)
             afters = gaps[-1], gaps[2]
             ends = [learned.token(after, layout.closing) for after in afters]
             return learned, list(dict.fromkeys(end for end in ends if end))
@@ -176,19 +171,37 @@ class ChatTemplate:
             ]
         return [{"role": role, "content": content} for role, content in turns]
 
-    def _render_marked(self, turns: Turns, add_generation_prompt: bool) -> Render:
-        text = self.render(turns, add_generation_prompt=add_generation_prompt)
-        if not self._is_marked or add_generation_prompt:
-            return Render(text, [])
-        texts, marked = cast(Any, render_jinja_template)(
-            conversations=[self._messages(turns)],
-            chat_template=self.text,
-            return_assistant_tokens_mask=True,
-            **{**self._tokenizer.special_tokens_map, **self._variables},
+    def _render(self, template: str, turns: Turns, add_generation_prompt: bool) -> str:
+        text = self._tokenizer.apply_chat_template(
+            self._messages(turns),
+            chat_template=template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+            **self._variables,
         )
-        # transformers counts the characters before a marker, which fails inside of macros.
-        edges: list[tuple[int, int]] = marked[0] if texts[0] == text else []
-        return Render(text, [Span(start, end) for start, end in edges])
+        assert isinstance(text, str)
+        return text
+
+    def _render_marked(self, turns: Turns, add_generation_prompt: bool) -> Render:
+        shown = self._render(self._showing_tags, turns, add_generation_prompt)
+        marked: list[Span] = []
+        pieces = []
+        start = reached = length = 0
+        for edge in _EDGES.finditer(shown):
+            pieces.append(shown[reached : edge.start()])
+            length += len(pieces[-1])
+            reached = edge.end()
+            if edge.group() == _OPEN:
+                start = length
+            else:
+                marked.append(Span(start, length))
+        return Render("".join([*pieces, shown[reached:]]), marked)
+
+
+def _shown(tag: re.Match[str]) -> str:
+    """A tag that writes where it stands; it strips the blanks around it as the other did."""
+    before, end, after = tag.groups()
+    return f"{{%{before} if true %}}{{{{ '{_CLOSE if end else _OPEN}' }}}}{{% endif {after}%}}"
 
 
 def refusal(error: Exception) -> str:

@@ -82,16 +82,16 @@ class Located(NamedTuple):
     Attributes:
         text: The whole of it.
         responses: Where they lie in the text.
-        lost: The turns of which the text is not in it.
         input_ids: Its tokens.
         offsets: Start and end (exclusive) of each token in the text.
+        lost: The turns of which the text is not in it.
     """
 
     text: str
     responses: list[Response]
-    lost: list[Lost]
     input_ids: Int32[np.ndarray, " T"]
     offsets: Int64[np.ndarray, "T 2"]
+    lost: Sequence[Lost] = ()
 
     @property
     def spans(self) -> list[Span]:
@@ -107,7 +107,16 @@ class ChatEncoder:
 
     Attributes:
         template: The text of the chat template in use.
+        stop_ids: Token ids that end a response: end of sequence, the template's end of turn, and
+            what the model's own configuration names.
+        end_text: The plain text that ends a response where no token does; "" = none.
+        remark: What is to be said of how the template ends a response, if anything.
     """
+
+    template: str
+    stop_ids: tuple[int, ...] = ()
+    end_text: str = ""
+    remark: str | None = None
 
     def __init__(
         self,
@@ -138,17 +147,8 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, template, template_kwargs or {})
         self.template = self._template.text
-        known = [i for i in end_ids if 0 <= i < len(tokenizer)]
-        names = tokenizer.convert_ids_to_tokens(known)
-        assert isinstance(names, list)
-        if tokenizer.eos_token is not None:
-            names.insert(0, str(tokenizer.eos_token))
-        unlearned = EndOfTurn(added_tokens(tokenizer), frozenset(names))
-        self._end_of_turn, ends = self._template.learn(unlearned)
-        eos = names[: tokenizer.eos_token is not None]
-        self.stop_ids = tuple(dict.fromkeys([*token_ids(tokenizer, [*eos, *(ends or [])]), *known]))
-        self.remark = None if ends is None or ends else self._no_end(eos)
-        self._has_warned = False
+        self._find_ends([number for number in end_ids if 0 <= number < len(tokenizer)])
+        self._has_told = False
 
     @property
     def template_hash(self) -> str:
@@ -202,24 +202,50 @@ class ChatEncoder:
         """
         texts = []
         for place, prompt in enumerate(prompts):
-            turns = [(turn.role, turn.content) for turn in prompt]
             try:
-                text = self._template.render(turns, add_generation_prompt=True)
+                text = self._template.render(_turns(prompt), add_generation_prompt=True)
             except REFUSALS as error:
                 raise ValueError(f"prompt {place}: {refusal(error)}") from error
-            texts.append(text.rstrip(" "))
+            texts.append(text)
         if not texts:
             return []
+        self._tell_lost(prompts, texts)
+        texts = [text.rstrip(" ") for text in texts]
         return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _no_end(self, eos: Sequence[str]) -> str:
-        text = self._end_of_turn.text
-        end = f"ends a response with the plain text {text!r}" if text else "writes no end of turn"
-        stop = f" or {eos[0]}, which is not learned" if eos else ""
-        return (
-            f"{self._template.name} {end}: no token tells the model to stop, so what it generates "
-            f"goes on to max_new_tokens{stop}"
-        )
+    def _find_ends(self, known: list[int]) -> None:
+        tokenizer = self._tokenizer
+        eos = [] if tokenizer.eos_token is None else [str(tokenizer.eos_token)]
+        names = tokenizer.convert_ids_to_tokens(known)
+        assert isinstance(names, list)
+        end_of_turn = EndOfTurn(added_tokens(tokenizer), frozenset([*eos, *names]))
+        self._end_of_turn, ends = self._template.learn(end_of_turn)
+        ids = [*token_ids(tokenizer, [*eos, *(ends or [])]), *known]
+        self.stop_ids = tuple(dict.fromkeys(ids))
+        self.end_text = self._end_of_turn.text
+        if ends == [] and not self.end_text:
+            self.remark = (
+                f"{self._template.name} writes no end of turn, so the model does not learn to "
+                f"stop: what it generates goes on to max_new_tokens"
+                + "".join(f", or to {name}" for name in eos)
+            )
+
+    def _tell_lost(self, prompts: Sequence[Sequence[Message]], texts: Sequence[str]) -> None:
+        """Warn, once, of turns that the template does not show to the model that answers."""
+        if self._has_told:
+            return
+        lost: list[tuple[int, Lost]] = []
+        for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            turns = _turns(prompt)
+            frame = self._template.layout(tuple(role for role, _ in turns), is_prompt=True).frame
+            lost += [(place, one) for one in find_turns(frame, text, turns, frozenset())[1][:1]]
+        if lost:
+            self._has_told = True
+            place, first = lost[0]
+            logger.warning(
+                "%s %s in prompt %d, and a turn in %d of %d prompts: the model answers without it",
+                self._template.name, first, place, len(lost), len(prompts),
+            )  # fmt: skip
 
     def _locate_batch(self, samples: Sequence[Sample]) -> list[Located | str]:
         rendered = [self._rendered(sample) for sample in samples]
@@ -235,13 +261,15 @@ class ChatEncoder:
         )
         rows = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
         return [
-            found if isinstance(found, str) else Located(*found, *_arrays(*next(rows)))
+            found
+            if isinstance(found, str)
+            else Located(found[0], found[1], *_arrays(*next(rows)), lost=found[2])
             for found in rendered
         ]
 
     def _rendered(self, sample: Sample) -> tuple[str, list[Response], list[Lost]] | str:
         """The text, the responses in it, and the turns that are not in it."""
-        turns = [(turn.role, turn.content) for turn in sample.messages]
+        turns = _turns(sample.messages)
         try:
             text = self._template.render(turns)
         except REFUSALS as error:
@@ -308,6 +336,10 @@ def _with_blanks(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         reached = np.maximum.accumulate(np.where(is_empty, 0, ends))
         starts[is_empty] = np.minimum(np.concatenate([[0], reached[:-1]]), starts)[is_empty]
     return starts, ends
+
+
+def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(turn.role, turn.content) for turn in messages]
 
 
 def _arrays(ids: list[int], offsets: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 _DIGITS = "739184620{:06d}518203"  # no template changes, strips or splits digits
 _MARK = re.compile(_DIGITS.replace("{:06d}", r"(\d{6})"))
 _FEW = 8  # characters next to a turn that tell it from chance
-_NEAR = 10_000  # characters that a template may write unforeseen before a turn
+_NEAR = 2_000  # characters that a template may write unforeseen before a turn
 MOST_LOST = 16  # vain searches through one text: each reads all of it
 
 
