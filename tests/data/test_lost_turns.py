@@ -9,6 +9,7 @@ import pytest
 
 from data.test_turns import CHATML, FAMILIES, KEEP, WIDE, asked, conversation, learned
 from seal.artifacts.selection import TextSpan
+from seal.data.formats import parse
 from seal.data.load import DataSpec, encode_set, load
 from seal.data.notes import Notes
 from seal.data.sample import Message
@@ -303,3 +304,10 @@ def test_searching_is_linear_in_the_number_of_turns(change):
         assert seconds(12_000) < 10 * seconds(3000)  # 4 times as many; 16 if it were quadratic
     finally:
         gc.enable()
+
+
+def test_blanks_of_a_transcript_are_the_users():
+    """One blank after the colon is the format's; the others are the response."""
+    row = {"chosen": "\n\nHuman: Add.\n\nAssistant:     return a + b\n"}
+    _, (answer,) = parse(row, "hh")
+    assert answer.content == "    return a + b\n"
