@@ -296,3 +296,14 @@ def test_leaving_out_the_batches_that_are_done_leaves_the_others_as_they_are(lm,
     texts = [texts for _, texts in generate_batches(lm, rest, decoding)]
     assert asked == whole[1:]
     assert texts == [texts for _, texts in batches[1:]]
+
+
+def test_a_response_ends_before_the_text_that_the_template_ends_it_with(lm):
+    decoding = Decoding(max_new_tokens=8)
+    free = replace(lm, encoder=StopsAt(lm.encoder, ()))
+    (whole,) = generate(free, PROMPTS[:1], decoding)
+    assert len(whole) > 2
+    ending = StopsAt(lm.encoder, ())
+    ending.end_text = whole[1:3]
+    cut = generate(replace(lm, encoder=ending), PROMPTS[:1], decoding)
+    assert cut == [whole[: whole.index(whole[1:3])]]

@@ -72,7 +72,8 @@ def generate(
 ) -> list[str]:
     """The model's response to each prompt, in the order of the prompts.
 
-    A response ends before the first stop token of the chat template; special tokens are left out.
+    A response ends before the first stop token of the chat template, or before the plain text that
+    the template ends a response with; special tokens are left out.
     The global random state is neither read nor changed.
 
     Args:
@@ -202,7 +203,7 @@ def _generate_batch(
 ) -> list[str]:
     length = max(map(len, prompt_ids))
     padding = [length - len(ids) for ids in prompt_ids]
-    stop_ids = lm.encoder.stop_ids
+    stop_ids, end_text = lm.encoder.stop_ids, lm.encoder.end_text
     # PeftModel's own `generate` takes the same arguments; it knows about kinds of adapters.
     sequences = cast(Any, lm.model).generate(
         input_ids=torch.tensor(
@@ -218,11 +219,12 @@ def _generate_batch(
         use_cache=True,
         repetition_penalty=decoding.repetition_penalty,
         eos_token_id=list(stop_ids) or None,
+        **({"stop_strings": [end_text], "tokenizer": lm.tokenizer} if end_text else {}),
         pad_token_id=lm.pad_id,
         logits_processor=_sampling(prompt_ids, decoding, lm.device),
     )
     rows = sequences[:, length:].tolist()
-    return [
+    texts = [
         str(
             lm.tokenizer.decode(
                 _before_stop(row, stop_ids),
@@ -232,6 +234,7 @@ def _generate_batch(
         )
         for row in rows
     ]
+    return [text.partition(end_text)[0] for text in texts] if end_text else texts
 
 
 def _before_stop(row: list[int], stop_ids: tuple[int, ...]) -> list[int]:

@@ -27,6 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from seal.artifacts.provenance import folder_hashes, model_identity
 from seal.artifacts.settings import Settings
+from seal.data.end_of_turn import configured_ends
 from seal.data.tokenize import ChatEncoder
 from seal.devices import Quantization, check_device, first_line, quantized, resolve_device
 from seal.loss_backends.choice import LossBackendName, set_loss_backend
@@ -149,7 +150,12 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
 def load_encoder(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> ChatEncoder:
     """The chat encoder of a model, with the template that `spec` asks for."""
     template = None if spec.chat_template is None else spec.chat_template.read_text("utf-8")
-    return ChatEncoder(tokenizer, template=template, template_kwargs=spec.chat_template_kwargs)
+    return ChatEncoder(
+        tokenizer,
+        template=template,
+        template_kwargs=spec.chat_template_kwargs,
+        end_ids=configured_ends(spec.path, spec.revision, trusted=spec.trust_remote_code),
+    )
 
 
 def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:

@@ -93,6 +93,7 @@ def local_header(lm: LanguageModel, decoding: Decoding) -> dict[str, Any]:
         "responder": "local",
         "model": lm.identity,
         "template": lm.encoder.template_hash,
+        "stop_ids": list(lm.encoder.stop_ids),
         "decoding": _deciding(decoding),
     }
 

@@ -138,18 +138,19 @@ def test_a_word_start_mark_of_its_own_belongs_to_the_response(metaspace):
 
 
 @pytest.mark.parametrize(
-    ("text", "offsets", "expected"),
+    ("offsets", "expected"),  # of "a: xy" or "a::xy", where "xy" is the response
     [
-        ("a: xy", [(0, 1), (1, 2), (2, 5)], [False, False, True]),  # merged with the blank
-        ("a: xy", [(0, 1), (1, 2), (3, 3), (3, 5)], [False] * 3 + [True]),  # a trimmed blank
-        ("a::xy", [(0, 1), (1, 3), (3, 3), (3, 5)], [False] * 2 + [True] * 2),  # a bare mark
-        ("a::xy", [(0, 3), (3, 4), (4, 4), (4, 5)], [False] + [True] * 3),
-        ("a::xy", [(0, 3), (3, 5), (5, 5)], [False, True, False]),  # after the end
-        ("a::xyz", [(0, 3), (3, 6)], [False, True]),  # reaches beyond the end
+        ([(0, 1), (1, 2), (2, 5)], [False, False, True]),  # merged with the blank
+        ([(0, 1), (1, 2), (3, 3), (3, 5)], [False] * 3 + [True]),  # a trimmed blank
+        ([(0, 1), (1, 3), (3, 3), (3, 5)], [False] * 2 + [True] * 2),  # a bare mark
+        ([(0, 3), (3, 4), (4, 4), (4, 5)], [False] + [True] * 3),
+        ([(0, 3), (3, 5), (5, 5)], [False, True, False]),  # after the end
+        ([(0, 3), (3, 4), (5, 5)], [False, True, True]),  # a trimmed blank at the end
+        ([(0, 3), (3, 6)], [False, True]),  # reaches beyond the end
     ],
 )
-def test_which_offsets_count(text, offsets, expected):
-    assert response_mask(text, np.array(offsets), [Span(3, 5)]).tolist() == expected
+def test_which_offsets_count(offsets, expected):
+    assert response_mask(np.array(offsets), [Span(3, 5)]).tolist() == expected
 
 
 # --- templates ---
@@ -182,15 +183,14 @@ def test_blanks_and_the_end_token_belong_to_a_llama2_response(byte_level, metasp
 @pytest.mark.parametrize("template", [CHATML, TRIMMING])
 @pytest.mark.parametrize("content", ["  Sure.", "Sure.\n\n", "\n Sure. \n"])
 def test_blanks_around_a_response(byte_level, template, content):
-    after = "" if template == TRIMMING else content[len(content.rstrip()) :]
     text = response(byte_level, template, "I", content)
-    # Of the blanks before it, the one that merges with its first token counts.
-    assert text.removeprefix(" ") == f"Sure.{after}<|im_end|>"
+    assert text == f"{content.strip() if template == TRIMMING else content}<|im_end|>"
 
 
-def test_an_empty_think_block_is_no_response(byte_level):
+def test_an_empty_think_block_counts_where_the_model_has_to_write_it(byte_level):
     turns = ("I", "Sure.", "red", "No.")
-    assert response(byte_level, THINKING, *turns) == "Sure.<|im_end|>No.<|im_end|>"
+    block = "<think>\n\n</think>\n\n"
+    assert response(byte_level, THINKING, *turns) == f"Sure.<|im_end|>{block}No.<|im_end|>"
     # The generation prompt with a think block is no prefix of the conversation's first turn.
     encoder = ChatEncoder(byte_level, template=THINKING, template_kwargs={"no_think": True})
     (encoded,) = encoder.encode([sample(*turns)], WIDE)
@@ -200,7 +200,8 @@ def test_an_empty_think_block_is_no_response(byte_level):
 
 @pytest.mark.parametrize("word", ["think", "a", "assistant", "n", ">"])
 def test_a_response_that_occurs_in_what_the_template_writes(byte_level, word):
-    assert response(byte_level, THINKING, "I", word) == f"{word}<|im_end|>"
+    own = f"<think>\n\n</think>\n\n{word}<|im_end|>"
+    assert response(byte_level, THINKING, "I", word) == own
     (encoded,) = ChatEncoder(
         byte_level, template=THINKING, template_kwargs={"no_think": True}
     ).encode([sample("I", word, "red", word)], WIDE)
@@ -238,8 +239,8 @@ def test_a_template_that_changes_the_response(byte_level):
         [sample("I", "Sure."), sample("I", "42")], WIDE
     )
     assert first == (
-        "the chat template changes the text of turn 1, so the response cannot be found in the "
-        "rendered conversation"
+        "the chat template changes the text of turn 1 (assistant), so the response cannot be found "
+        "in the rendered conversation"
     )
     assert isinstance(second, Encoded)
 

@@ -106,9 +106,9 @@ INST = (
     ("template", "header"),
     [
         (None, "<|end|><|assistant|>"),
-        (FALLBACK_TEMPLATE, "\n\nAssistant: "),  # this tokenizer cuts after the blank
+        (FALLBACK_TEMPLATE, "\n\nAssistant:"),  # the blank belongs to the response
         (SYSTEM + "{% for m in messages %}<|user|>" + TURN, "<|end|>\n<|user|>assistant\n"),
-        (INST, " [/INST] "),
+        (INST, " [/INST]"),
     ],
 )
 def test_the_response_alone_follows_how_its_own_turn_starts(template, header):

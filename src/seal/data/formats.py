@@ -213,7 +213,7 @@ def _parse_hh(columns: Mapping[str, Any]) -> tuple[Turns, Turns]:
     turns = []
     for place, (name, content) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
         make = _user if name == "Human" else _assistant
-        turns.append(make(content.strip(), f"turn {place + 1} of chosen"))
+        turns.append(make(content.removeprefix(" "), f"turn {place + 1} of chosen"))
     return tuple(turns[:-1]), tuple(turns[-1:])
 
 

@@ -19,6 +19,7 @@ from seal.artifacts.atomic import write_json
 from seal.artifacts.provenance import content_hash, file_hash
 from seal.artifacts.records import RecordWriter, batched, open_records
 from seal.artifacts.run_dir import build_or_wait
+from seal.data.notes import Note, Notes
 from seal.data.rows import DataSpec, Excluded, Pile, parser
 from seal.data.sample_store import (
     ROW_SCHEMA,
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _ENCODED_AT_ONCE = 1024  # samples that are Python objects at a time
 _LINES_AT_ONCE = 2**16
-_LAYOUT = 1  # to be raised when the files below, or what is made of a row, change
+_LAYOUT = 2  # to be raised when the files below, or what is made of a row, change
 _ROWS, _INDEX, _TOKENS, _NOTES = "rows.arrow", "index.arrow", "tokens.arrow", "set.json"
 
 
@@ -77,12 +78,14 @@ class EncodedSet:
         excluded: The samples that have no response token left, or that the template refuses.
         num_truncated: How many lost response tokens to `max_length`.
         num_tokens: Of all encoded samples, prompts included.
+        notes: What happened to samples that were encoded all the same.
     """
 
     encoded: EncodedRows
     excluded: tuple[Excluded, ...]
     num_truncated: int
     num_tokens: int
+    notes: tuple[Note, ...] = ()
 
 
 def load(specs: Sequence[DataSpec], *, name: str, cache: Path | None = None) -> SampleSet:
@@ -160,6 +163,13 @@ def encode_set(
         name, len(found.encoded), len(samples.samples), len(found.excluded), found.num_truncated,
         tokenization.max_length,
     )  # fmt: skip
+    if encoder.remark is not None:
+        logger.warning("%s: %s", name, encoder.remark)
+    for note in found.notes:
+        logger.warning(
+            "%s: %s in %d samples, which are kept (first: %s)",
+            name, note.what, note.num_samples, samples.where[note.example],
+        )  # fmt: skip
     return found
 
 
@@ -257,9 +267,11 @@ def _encode(
     """Encode the samples; the tokens go into a folder, or stay in memory."""
     excluded: list[Excluded] = []
     num_truncated = num_tokens = 0
+    notes = Notes()
     with RecordWriter(TOKEN_SCHEMA, folder and folder / _TOKENS) as writer:
         for some in batched(samples.samples, _ENCODED_AT_ONCE):
-            for sample, result in zip(some, encoder.encode(some, tokenization), strict=True):
+            results = encoder.encode(some, tokenization, notes)
+            for sample, result in zip(some, results, strict=True):
                 if isinstance(result, str):
                     where = samples.where[sample.id]
                     excluded.append(Excluded(where, result, sample.id, "tokenize"))
@@ -271,7 +283,9 @@ def _encode(
         records = writer.finish()
     if not len(records):
         raise ValueError(_nothing_encoded(samples, encoder, tokenization, excluded[0], name))
-    return EncodedSet(EncodedRows(records), tuple(excluded), num_truncated, num_tokens)
+    return EncodedSet(
+        EncodedRows(records), tuple(excluded), num_truncated, num_tokens, tuple(notes)
+    )
 
 
 def _save_encoded(found: EncodedSet, folder: Path) -> None:
@@ -280,6 +294,7 @@ def _save_encoded(found: EncodedSet, folder: Path) -> None:
         "excluded": [[row.id, row.reason] for row in found.excluded],
         "num_truncated": found.num_truncated,
         "num_tokens": found.num_tokens,
+        "notes": found.notes,
     }
     write_json(folder / _NOTES, notes)
 
@@ -290,7 +305,13 @@ def _open_encoded(folder: Path, samples: SampleSet) -> EncodedSet:
         Excluded(samples.where[key], reason, key, "tokenize") for key, reason in notes["excluded"]
     )
     rows = EncodedRows(open_records(folder / _TOKENS))
-    return EncodedSet(rows, excluded, notes["num_truncated"], notes["num_tokens"])
+    return EncodedSet(
+        rows,
+        excluded,
+        notes["num_truncated"],
+        notes["num_tokens"],
+        tuple(Note(*note) for note in notes["notes"]),
+    )
 
 
 def _fingerprint(samples: Samples, index: Index) -> str:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -177,8 +177,10 @@ def _red_row(row: dict[str, Any]) -> _Row | None:
         prompt, completion = parse({"chosen": row.get("transcript")}, "hh")
     except ValueError:
         return None
-    turns = (*prompt, *completion)[:2]
-    if [turn.role for turn in turns] != ["user", "assistant"] or not turns[1].content.strip():
+    turns = tuple(
+        replace(turn, content=turn.content.strip()) for turn in (*prompt, *completion)[:2]
+    )
+    if [turn.role for turn in turns] != ["user", "assistant"] or not turns[1].content:
         return None
     return _Row(turns, float(score))
 

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from seal.artifacts.selection import TextSpan
+from seal.data.responses import Response
 from seal.data.sample import Sample
-from seal.data.tokenize import ChatEncoder, Encoded, Located, Span, response_mask
+from seal.data.tokenize import ChatEncoder, Encoded, Located, response_mask
 
 logger = logging.getLogger(__name__)
 
@@ -95,21 +96,18 @@ def touched(places: Int32[np.ndarray, "R 3"], spans: Sequence[TextSpan]) -> Bool
 def _places(located: Located, sample: Sample) -> Int32[np.ndarray, "T 3"]:
     """Turn, start and end of every token; zeros for those of no response."""
     places = np.zeros((len(located.offsets), 3), dtype=np.int32)
-    answers = [place for place, turn in enumerate(sample.completion) if turn.role == "assistant"]
-    for turn, span in zip(answers, located.spans, strict=True):
-        own = response_mask(located.text, located.offsets, [span])
-        first, text = _as_rendered(located.text, span, sample.completion[turn].content)
+    for response in located.responses:
+        turn = response.place - len(sample.prompt)
+        own = response_mask(located.offsets, [response.span])
+        first = response.content.start - _left_out(located.text, response, sample, turn)
         places[own, 0] = turn
-        places[own, 1:] = located.offsets[own].clip(*text) - first
+        places[own, 1:] = located.offsets[own].clip(*response.content) - first
     return places
 
 
-def _as_rendered(text: str, span: Span, content: str) -> tuple[int, Span]:
-    """Where the content's first character lies, or would lie, and where what is left of it does.
-
-    Templates keep the blanks around a turn, or strip them.
-    """
-    first = span.start - (len(content) - len(content.lstrip()))
-    if first >= 0 and text.startswith(content, first):
-        return first, Span(first, first + len(content))
-    return first, Span(span.start, span.start + len(content.strip()))
+def _left_out(text: str, response: Response, sample: Sample, turn: int) -> int:
+    """How many blanks at the start of a turn the template left out."""
+    content = sample.completion[turn].content
+    rendered = text[response.content.start : response.content.end]
+    blanks = len(content) - len(content.lstrip())
+    return blanks - (len(rendered) - len(rendered.lstrip()))

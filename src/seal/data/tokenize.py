@@ -5,40 +5,40 @@ characters. A token counts as response when it shares a character with the respo
 prompt alone and counting its tokens would lose the first response token wherever it merges with the
 prompt's last blank (" Sure"): the token in which a model refuses or complies.
 
-A response ends with its end-of-turn token, so that ending is learned too. Nothing is invented: a
-cut response has none.
+A response is all that follows the generation prompt: the blanks before its text, too, and what the
+template writes there. It ends with its end-of-turn token, so that ending is learned too. Nothing is
+invented: a cut response has none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
-from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from pydantic import Field
 from tokenizers import Tokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from seal.artifacts.settings import Settings
+from seal.data.end_of_turn import EndOfTurn, added_tokens, token_ids
 from seal.data.fallback_template import FALLBACK_TEMPLATE
+from seal.data.notes import Notes
+from seal.data.responses import Response, response_of
 from seal.data.sample import Message, Sample
+from seal.data.template import REFUSALS, ChatTemplate, refusal
+from seal.data.turns import Lost, Span, find_turns
+
+__all__ = ["FALLBACK_TEMPLATE"]
+
+logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = 256  # texts per tokenizer call: enough for its threads, little memory for the offsets
-_RESERVED = (
-    frozenset(  # parameters of apply_chat_template, and what the template finds the turns in
-        {"add_generation_prompt", "chat_template", "continue_final_message", "conversation"}
-        | {"conversations", "documents", "max_length", "messages", "padding", "return_dict"}
-        | {"return_assistant_tokens_mask", "return_tensors", "sanitize_control_tokens", "tokenize"}
-        | {"tokenizer_kwargs", "tools", "truncation"}
-    )
-)
-_PROBE = (Message("user", "Question"), Message("assistant", "Answer"))
 
 
 class Tokenization(Settings):
@@ -48,10 +48,14 @@ class Tokenization(Settings):
         max_length: Most tokens of a sample, prompt and response together.
         truncate: What happens to a longer sample: "response" cuts it on the right, and excludes it
             only when no response token is left; "drop" excludes it.
+        dropped_turn: What happens to a sample of which the chat template leaves out a turn, or
+            changes its text by more than blanks: "exclude" excludes it; "keep" keeps it without
+            that turn's text, which is counted and said. A response that is left out is not learned.
     """
 
     max_length: int = Field(default=2048, ge=8)
     truncate: Literal["response", "drop"] = "response"
+    dropped_turn: Literal["exclude", "keep"] = "exclude"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,20 +76,27 @@ class Encoded:
     is_truncated: bool
 
 
-class Span(NamedTuple):
-    """Characters `start` to `end` (exclusive) of a rendered conversation."""
-
-    start: int
-    end: int
-
-
 class Located(NamedTuple):
-    """A rendered conversation: its text, the responses in it, its tokens, and their offsets."""
+    """A rendered conversation.
+
+    Attributes:
+        text: The whole of it.
+        responses: Where they lie in the text.
+        input_ids: Its tokens.
+        offsets: Start and end (exclusive) of each token in the text.
+        lost: The turns of which the text is not in it.
+    """
 
     text: str
-    spans: list[Span]
+    responses: list[Response]
     input_ids: Int32[np.ndarray, " T"]
     offsets: Int64[np.ndarray, "T 2"]
+    lost: Sequence[Lost] = ()
+
+    @property
+    def spans(self) -> list[Span]:
+        """The characters that carry the loss."""
+        return [response.span for response in self.responses]
 
 
 class ChatEncoder:
@@ -96,7 +107,16 @@ class ChatEncoder:
 
     Attributes:
         template: The text of the chat template in use.
+        stop_ids: Token ids that end a response: end of sequence, the template's end of turn, and
+            what the model's own configuration names.
+        end_text: The plain text that ends a response where no token does; "" = none.
+        remark: What is to be said of how the template ends a response, if anything.
     """
+
+    template: str
+    stop_ids: tuple[int, ...] = ()
+    end_text: str = ""
+    remark: str | None = None
 
     def __init__(
         self,
@@ -104,6 +124,7 @@ class ChatEncoder:
         *,
         template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        end_ids: Sequence[int] = (),
     ) -> None:
         """An encoder for one tokenizer and one template.
 
@@ -112,6 +133,7 @@ class ChatEncoder:
             template: Jinja text; None takes the tokenizer's own template, and `FALLBACK_TEMPLATE`
                 where it has none.
             template_kwargs: Variables for the template, such as `enable_thinking`.
+            end_ids: Token ids at which the model's own configuration ends a response.
 
         Raises:
             ValueError: If the tokenizer gives no offsets, the template does not compile, the
@@ -122,23 +144,16 @@ class ChatEncoder:
                 f"{type(tokenizer).__name__} of {tokenizer.name_or_path!r} is a slow tokenizer, "
                 "which cannot say where in the text its tokens lie. Use one with a tokenizer.json."
             )
-        self._kwargs = dict(template_kwargs or {})
-        taken = sorted(_RESERVED & self._kwargs.keys())
-        if taken:
-            raise ValueError(
-                f"chat_template_kwargs names {', '.join(taken)}, which is set by seal. Remove it."
-            )
         self._tokenizer = tokenizer
-        self._fallback_variables: dict[str, Any] = {}
-        self.template = self._choose_template(template)
-        self._specials = _special_pattern(tokenizer)
-        self._end_of_turn = self._find_end_of_turn()
+        self._template = ChatTemplate(tokenizer, template, template_kwargs or {})
+        self.template = self._template.text
+        self._find_ends([number for number in end_ids if 0 <= number < len(tokenizer)])
+        self._has_told = False
 
     @property
     def template_hash(self) -> str:
         """SHA-256 of the template's text and its variables: 64 hex digits."""
-        text = json.dumps([self.template, self._kwargs], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return self._template.hash
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -153,22 +168,23 @@ class ChatEncoder:
         digest = hashlib.sha256(text.encode()).hexdigest()
         return {"template": self.template_hash, "tokenizer": digest}
 
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Token ids that end a response: end of sequence, and the template's end of turn."""
-        names = [self._tokenizer.eos_token, self._end_of_turn]
-        found = self._tokenizer.convert_tokens_to_ids([str(name) for name in names if name])
-        assert isinstance(found, list)
-        return tuple(dict.fromkeys(found))
+    def encode(
+        self, samples: Sequence[Sample], tokenization: Tokenization, notes: Notes | None = None
+    ) -> list[Encoded | str]:
+        """Tokens of every sample in order, or the reason why it cannot be encoded.
 
-    def encode(self, samples: Sequence[Sample], tokenization: Tokenization) -> list[Encoded | str]:
-        """Tokens of every sample in order, or the reason why it cannot be encoded."""
+        Args:
+            samples: What to encode.
+            tokenization: How.
+            notes: Gets what happened to samples that are encoded all the same.
+        """
         results: list[Encoded | str] = []
         for sample, found in zip(samples, self.locate(samples), strict=True):
-            if not isinstance(found, str):
-                mask = response_mask(found.text, found.offsets, found.spans)
-                found = _fit(sample.id, found.input_ids, mask, tokenization)
-            results.append(found)
+            results.append(
+                found
+                if isinstance(found, str)
+                else self._settle(sample, found, tokenization, Notes() if notes is None else notes)
+            )
         return results
 
     def locate(self, samples: Sequence[Sample]) -> Iterator[Located | str]:
@@ -187,56 +203,49 @@ class ChatEncoder:
         texts = []
         for place, prompt in enumerate(prompts):
             try:
-                texts.append(self._render(prompt, add_generation_prompt=True).rstrip(" "))
-            except (TemplateError, TypeError) as error:
-                raise ValueError(f"prompt {place}: {_template_reason(error)}") from error
+                text = self._template.render(_turns(prompt), add_generation_prompt=True)
+            except REFUSALS as error:
+                raise ValueError(f"prompt {place}: {refusal(error)}") from error
+            texts.append(text)
         if not texts:
             return []
+        self._tell_lost(prompts, texts)
+        texts = [text.rstrip(" ") for text in texts]
         return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _choose_template(self, template: str | None) -> str:
+    def _find_ends(self, known: list[int]) -> None:
         tokenizer = self._tokenizer
-        if template is not None:
-            return template
-        if tokenizer.chat_template is not None:
-            return tokenizer.get_chat_template()
-        if tokenizer.eos_token is None:
-            raise ValueError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has neither a chat template nor an "
-                "end-of-sequence token, so a response could not end. Give model.chat_template."
+        eos = [] if tokenizer.eos_token is None else [str(tokenizer.eos_token)]
+        names = tokenizer.convert_ids_to_tokens(known)
+        assert isinstance(names, list)
+        end_of_turn = EndOfTurn(added_tokens(tokenizer), frozenset([*eos, *names]))
+        self._end_of_turn, ends = self._template.learn(end_of_turn)
+        ids = [*token_ids(tokenizer, [*eos, *(ends or [])]), *known]
+        self.stop_ids = tuple(dict.fromkeys(ids))
+        self.end_text = self._end_of_turn.text
+        if ends == [] and not self.end_text:
+            self.remark = (
+                f"{self._template.name} writes no end of turn, so the model does not learn to "
+                f"stop: what it generates goes on to max_new_tokens"
+                + "".join(f", or to {name}" for name in eos)
             )
-        if tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
-            self._fallback_variables["bos_token"] = ""
-        return FALLBACK_TEMPLATE
 
-    def _find_end_of_turn(self) -> str | None:
-        """The special token that the template puts after an assistant turn."""
-        try:
-            text = self._render(_PROBE)
-            spans = self._response_spans(_PROBE, 1, text)
-        except TemplateSyntaxError as error:
-            raise ValueError(
-                f"the chat template is not valid Jinja: line {error.lineno}: {error.message}. "
-                "Correct it, or give another as model.chat_template."
-            ) from error
-        except (TemplateError, TypeError):
-            return None  # a template that refuses the probe; it may still take the user's samples
-        if isinstance(spans, str):
-            return None
-        found = self._specials.search(text, spans[0].start, spans[0].end)
-        return None if found is None else found.group()
-
-    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        text = self._tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in messages],
-            chat_template=self.template,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-            **self._fallback_variables,
-            **self._kwargs,
-        )
-        assert isinstance(text, str)
-        return text
+    def _tell_lost(self, prompts: Sequence[Sequence[Message]], texts: Sequence[str]) -> None:
+        """Warn, once, of turns that the template does not show to the model that answers."""
+        if self._has_told:
+            return
+        lost: list[tuple[int, Lost]] = []
+        for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            turns = _turns(prompt)
+            frame = self._template.layout(tuple(role for role, _ in turns), is_prompt=True).frame
+            lost += [(place, one) for one in find_turns(frame, text, turns, frozenset())[1][:1]]
+        if lost:
+            self._has_told = True
+            place, first = lost[0]
+            logger.warning(
+                "%s %s in prompt %d, and a turn in %d of %d prompts: the model answers without it",
+                self._template.name, first, place, len(lost), len(prompts),
+            )  # fmt: skip
 
     def _locate_batch(self, samples: Sequence[Sample]) -> list[Located | str]:
         rendered = [self._rendered(sample) for sample in samples]
@@ -252,133 +261,89 @@ class ChatEncoder:
         )
         rows = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
         return [
-            found if isinstance(found, str) else Located(*found, *_arrays(*next(rows)))
+            found
+            if isinstance(found, str)
+            else Located(found[0], found[1], *_arrays(*next(rows)), lost=found[2])
             for found in rendered
         ]
 
-    def _rendered(self, sample: Sample) -> tuple[str, list[Span]] | str:
+    def _rendered(self, sample: Sample) -> tuple[str, list[Response], list[Lost]] | str:
+        """The text, the responses in it, and the turns that are not in it."""
+        turns = _turns(sample.messages)
         try:
-            text = self._render(sample.messages)
-            spans = self._response_spans(sample.messages, len(sample.prompt), text)
-        except (TemplateError, TypeError) as error:
-            return _template_reason(error)
-        return spans if isinstance(spans, str) else (text, spans)
+            text = self._template.render(turns)
+        except REFUSALS as error:
+            return refusal(error)
+        roles = tuple(role for role, _ in turns)
+        answers = frozenset(
+            place for place in range(len(sample.prompt), len(turns)) if roles[place] == "assistant"
+        )
+        layout = self._template.layout(roles)
+        found, lost = find_turns(layout.frame, text, turns, answers)
+        responses = {
+            turn.place: response_of(
+                layout, text, turn, roles[turn.place - 1] if turn.place else "", self._end_of_turn
+            )
+            for turn in found
+            if turn.place in answers
+        }
+        if not responses:
+            verb = str(lost[0]) if lost else "shows no response"
+            return (
+                f"{self._template.name} {verb}, so the response cannot be found in the rendered "
+                "conversation"
+            )
+        return text, [responses[place] for place in sorted(responses)], lost
 
-    def _response_spans(
-        self, messages: Sequence[Message], first: int, text: str
-    ) -> list[Span] | str:
-        """Where the assistant turns from place `first` on lie, or why one is not found."""
-        spans: list[Span] = []
-        earliest, next_turn = 0, 0  # no turn from `next_turn` on starts before `earliest`
-        for place in range(first, len(messages)):
-            if messages[place].role != "assistant":
-                continue
-            head = self._render(messages[:place], add_generation_prompt=True)
-            if text.startswith(head):
-                earliest = max(earliest, len(head))
-            else:  # a template that renders the last turn otherwise than the same turn inside
-                earliest = self._skip_turns(messages[next_turn:place], text, earliest)
-            start = self._find_content(messages, place, text, earliest)
-            if start is None:
+    def _settle(
+        self, sample: Sample, found: Located, tokenization: Tokenization, notes: Notes
+    ) -> Encoded | str:
+        for lost in found.lost:
+            if tokenization.dropped_turn == "exclude":
                 return (
-                    f"the chat template changes the text of turn {place}, so the response cannot "
-                    "be found in the rendered conversation"
+                    f"{self._template.name} {lost}, so the model would not read it. Use another "
+                    "template, or set tokenization.dropped_turn=keep"
                 )
-            end = self._end_of_response(messages, place, text, start)
-            spans.append(Span(start, end))
-            earliest, next_turn = end, place + 1
-        return spans
-
-    def _skip_turns(self, turns: Sequence[Message], text: str, earliest: int) -> int:
-        """The end of the turns in the text, as far as they are found in it."""
-        for turn in turns:
-            content = turn.content.strip()
-            found = text.find(content, earliest)
-            if found < 0 or turn.role == "system":  # templates may move a system prompt
-                continue
-            earliest = found + len(content)
-            special = _special_after(text, earliest, self._specials)
-            earliest = earliest if special is None else special.end
-        return earliest
-
-    def _find_content(
-        self, messages: Sequence[Message], place: int, text: str, earliest: int
-    ) -> int | None:
-        """Start of a turn's text at or after `earliest`.
-
-        What the template writes before it may contain the same characters (a response "think" after
-        an empty think block), so the first place that an end-of-turn token follows is preferred.
-        """
-        content = messages[place].content.strip()
-        first = text.find(content, earliest)
-        if first < 0:
-            return None
-        latest = len(text)
-        if place + 1 < len(messages):
-            follower = text.find(messages[place + 1].content.strip(), first + len(content))
-            latest = follower if follower >= 0 else latest
-        start = first
-        while 0 <= start < latest:
-            if _special_after(text, start + len(content), self._specials) is not None:
-                return start
-            start = text.find(content, start + 1)
-        return first
-
-    def _end_of_response(
-        self, messages: Sequence[Message], place: int, text: str, start: int
-    ) -> int:
-        content_end = start + len(messages[place].content.strip())
-        special = _special_after(text, content_end, self._specials)
-        if special is None:
-            return content_end
-        if place + 1 < len(messages):
-            # A special token that is not there while the turn is the last one opens the next turn.
-            turn = self._render(messages[: place + 1])
-            if text.startswith(turn) and special.end > len(turn):
-                return content_end
-        return special.end
+            notes.add(f"{self._template.name} {lost}", sample.id)
+        mask = response_mask(found.offsets, found.spans)
+        return _fit(sample.id, found.input_ids, mask, tokenization)
 
 
-def response_mask(text: str, offsets: np.ndarray, spans: Sequence[Span]) -> Bool[np.ndarray, " T"]:
+def response_mask(offsets: np.ndarray, spans: Sequence[Span]) -> Bool[np.ndarray, " T"]:
     """Which tokens share a character with a response.
 
     Args:
-        text: What was tokenized.
-        offsets: Start and end (exclusive) of each token in `text`, [T, 2].
+        offsets: Start and end (exclusive) of each token in the text, [T, 2].
         spans: The responses.
     """
-    starts, ends = offsets[:, 0], offsets[:, 1]
+    starts, ends = _with_blanks(offsets)
     mask = np.zeros(len(offsets), dtype=bool)
+    # Normalizers may bring tokens out of order: these bounds hold all that share a character.
+    furthest, nearest = np.maximum.accumulate(ends), np.minimum.accumulate(starts[::-1])[::-1]
     for span in spans:
-        # A token without characters at the very start is either the blank before the response,
-        # which tokenizers with trimmed offsets show like that, or a word-start mark that belongs to
-        # it.
-        belongs = not text[span.start - 1 : span.start].isspace()
-        mask |= (starts < span.end) & ((ends > span.start) | ((starts == span.start) & belongs))
+        own = slice(np.searchsorted(furthest, span.start), np.searchsorted(nearest, span.end))
+        # A token without characters at the very start is a word-start mark that belongs to it.
+        reaches = (ends[own] > span.start) | (starts[own] == span.start)
+        mask[own] |= reaches & (starts[own] < span.end)
     return mask
+
+
+def _with_blanks(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends of tokens; those of blanks only, which may be trimmed away, with them."""
+    starts, ends = offsets[:, 0].copy(), offsets[:, 1]
+    is_empty = starts == ends
+    if is_empty.any():
+        reached = np.maximum.accumulate(np.where(is_empty, 0, ends))
+        starts[is_empty] = np.minimum(np.concatenate([[0], reached[:-1]]), starts)[is_empty]
+    return starts, ends
+
+
+def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(turn.role, turn.content) for turn in messages]
 
 
 def _arrays(ids: list[int], offsets: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2)
-
-
-def _special_after(text: str, place: int, specials: re.Pattern[str]) -> Span | None:
-    """The special token at `place`, blanks before it skipped."""
-    while place < len(text) and text[place].isspace():
-        place += 1
-    found = specials.match(text, place)
-    return None if found is None else Span(*found.span())
-
-
-def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    names.update(tokenizer.all_special_tokens)
-    longest_first = sorted((name for name in names if name.strip()), key=lambda n: (-len(n), n))
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _template_reason(error: Exception) -> str:
-    return f"the chat template refuses the conversation: {error!a}"
 
 
 def _fit(

@@ -53,5 +53,5 @@ def task_items(task: AnyTask, lm: LanguageModel) -> TaskItems | None:
 
 def _encoded(lm: LanguageModel, samples: Sequence[Sample], max_length: int | None) -> list[Encoded]:
     limit = max_length or context_length(lm) or 2**31
-    found = lm.encoder.encode(samples, Tokenization(max_length=limit))
+    found = lm.encoder.encode(samples, Tokenization(max_length=limit, dropped_turn="keep"))
     return [row for row in found if isinstance(row, Encoded)]

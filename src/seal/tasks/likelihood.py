@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
+from seal.data.notes import Notes
 from seal.data.sample import Sample
 from seal.data.tokenize import Encoded, Tokenization
 from seal.generation import context_length
@@ -72,15 +73,20 @@ def response_nll(
 def _encode(
     lm: LanguageModel, samples: Sequence[Sample], places: Mapping[str, str], max_length: int
 ) -> list[Encoded]:
-    tokenization = Tokenization(max_length=max_length, truncate="response")
-    encoded = []
-    for sample, row in zip(samples, lm.encoder.encode(samples, tokenization), strict=True):
+    tokenization = Tokenization(max_length=max_length, truncate="response", dropped_turn="keep")
+    encoded, notes = [], Notes()
+    for sample, row in zip(samples, lm.encoder.encode(samples, tokenization, notes), strict=True):
         if isinstance(row, str):
             raise ValueError(
                 f"{places[sample.id]}: {row}. Every model must be measured on the same items: "
                 f"raise max_length={max_length}, or take this one out of the file."
             )
         encoded.append(row)
+    for note in notes:
+        logger.warning(
+            "%s in %d of %d items, which are measured without it (first: %s)",
+            note.what, note.num_samples, len(encoded), places[note.example],
+        )  # fmt: skip
     num_truncated = sum(row.is_truncated for row in encoded)
     if num_truncated:
         logger.info(

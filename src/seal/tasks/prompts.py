@@ -200,13 +200,13 @@ class _Transcripts:
         before, *parts = _TURN.split(_text(row, self.column, place))
         roles = {"Human": "user", "Assistant": "assistant"}
         turns = [
-            Message(roles[name], text.strip())
+            Message(roles[name], text.removeprefix(" "))
             for name, text in zip(parts[::2], parts[1::2], strict=True)
         ]
         asked = turns[-2:-1]
         if before or not asked or (asked[0].role, turns[-1].role) != ("user", "assistant"):
             reason = 'be turns after "Human:" and "Assistant:", the last two one of each'
-        elif not asked[0].content:
+        elif not asked[0].content.strip():
             reason = "have text in its last turn of Human"
         else:
             prompt = tuple(turns[:-1])
@@ -266,7 +266,8 @@ def _bare_rows(file: Path, column: str) -> Iterator[RawRow]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             if file.suffix.lower() == ".txt":
-                records = ([line.strip()] for line in lines)
+                texts = (line.rstrip("\r\n") for line in lines)
+                records = ([text if text.strip() else ""] for text in texts)
                 numbered = enumerate(records, start=1)
             else:
                 numbered = _csv_records(csv.reader(lines, strict=True))
