@@ -152,10 +152,11 @@ def test_by_default_the_file_is_refused_in_one_message(rank, pool, tmp_path):
     assert done.exit_code == 2
     num_read = len(LINES) - 1  # but the blank line
     num_bad = len(EXPECTED) - 1  # but the one that is only found while tokenizing
-    assert done.said == (
+    assert done.said.startswith(
         f"{pool}:4: a row must be a JSON object; this one is null. {num_bad - 1} more of the "
         f"{num_read} rows of the pool set are bad. Correct them, or set on_bad_row: skip to leave "
-        "them out; they are then listed in excluded.jsonl."
+        "them out; they are then listed in excluded.jsonl. By reason: 2 because a row must be a "
+        f"JSON object; this one is null (first: {pool}:4); 2 because "
     )
     assert (num_read, num_bad) == (24, 16)
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import AddedToken, MambaConfig, MambaForCausalLM
 
 from seal import generation
 from seal.data.sample import Message
@@ -24,9 +24,11 @@ from seal.generation import (
     checked_prompt_ids,
     context_length,
     generate,
+    generate_answers,
     generate_batches,
 )
 from seal.models import LoraSpec, ModelSpec, add_lora, load_model
+from tiny_model import make_tokenizer
 
 TEXTS = ["Hi", "What is the capital of France?", "abc " * 20, "Zebra", "x", "How do I boil an egg?"]
 PROMPTS = [(Message("user", text),) for text in TEXTS]
@@ -296,6 +298,27 @@ def test_leaving_out_the_batches_that_are_done_leaves_the_others_as_they_are(lm,
     texts = [texts for _, texts in generate_batches(lm, rest, decoding)]
     assert asked == whole[1:]
     assert texts == [texts for _, texts in batches[1:]]
+
+
+def test_a_response_keeps_the_special_tokens_that_mark_its_reasoning(lm):
+    """They would vanish with the other special tokens, and the reasoning would be the answer."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<think>", "</think>")])
+    marked = replace(lm, tokenizer=tokenizer, encoder=ChatEncoder(tokenizer))
+    text = "<|user|><think>No.</think><|system|>Yes, I do."
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert generation._text(marked, ids) == "<think>No.</think>Yes, I do."
+    plain = replace(lm, tokenizer=tokenizer, encoder=ChatEncoder(tokenizer, reasoning_marks=()))
+    assert generation._text(plain, ids) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_an_answer_without_a_stop_token_was_cut(lm):
+    prompt_ids = checked_prompt_ids(lm, PROMPTS, Decoding(max_new_tokens=12))
+    found = {}
+    for places, answers in generate_answers(lm, prompt_ids, Decoding(max_new_tokens=12)):
+        found.update(zip(places, answers, strict=True))
+    lengths = [len(straight_line_ids(lm, prompt, 12)) for prompt in PROMPTS]
+    assert [found[place].is_cut for place in range(len(PROMPTS))] == [n == 12 for n in lengths]
 
 
 def test_a_response_ends_before_the_text_that_the_template_ends_it_with(lm):

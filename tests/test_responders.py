@@ -15,15 +15,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import LlamaForCausalLM
+from transformers import AddedToken, LlamaForCausalLM
 
 from seal import generation, responders, server
 from seal.artifacts.responses import Answer, ResponseStore
 from seal.data.sample import Message
+from seal.data.tokenize import ChatEncoder
 from seal.generation import Decoding, generate
 from seal.models import ModelSpec, load_model
 from seal.responders import LocalResponder, ServerResponder, local_header
 from seal.server import ServerSettings
+from tiny_model import CHAT_TEMPLATE, make_tokenizer
 
 TEXTS = [f"Question {i}: {'really ' * (i % 4)}why?" for i in range(9)]
 PROMPTS = [(Message("user", text),) for text in TEXTS]
@@ -553,3 +555,59 @@ def test_two_models_under_one_name_are_refused():
 def test_settings_that_cannot_be(changes, message):
     with pytest.raises(ValidationError, match=message):
         ServerSettings(**{"base_url": "http://host/v1", "model": "m", **changes})
+
+
+def _thinks(text, **more):
+    body = completion(text)
+    body["choices"][0]["message"].update(more)
+    body["choices"][0]["finish_reason"] = more.get("finish", "stop")
+    return lambda handler: handler.reply(200, body)
+
+
+def test_what_a_server_says_of_the_reasoning_is_kept_apart_and_on_disk(loopback, store):
+    loopback.script = [
+        _thinks("Sure.", reasoning_content="I could refuse."),
+        _thinks("Sure.", reasoning="I could refuse."),
+        _thinks([{"type": "thinking", "thinking": []}, {"type": "text", "text": "Sure."}]),
+        _thinks(None, refusal="I cannot."),
+        _thinks(None, reasoning_content="still", finish="length"),
+    ]
+    found = asker(loopback, store, concurrency=1).answer_each(PROMPTS[:5])
+    assert [answer.response for answer in found] == ["Sure.", "Sure.", "Sure.", "I cannot.", ""]
+    assert [answer.reasoning for answer in found[:2]] == ["I could refuse."] * 2
+    assert "thinking" in found[2].reasoning
+    assert [answer.reasoning for answer in found[3:]] == [None, "still"]
+    assert [answer.is_cut for answer in found] == [False] * 4 + [True]
+    again = asker(loopback, store, concurrency=1).answer_each(PROMPTS[:5])
+    assert again == found
+    assert len(loopback.bodies) == 5
+
+
+def _reasoning_encoder(*, special):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken(mark, special=special) for mark in ("<think>", "</think>")])
+    end = "<|assistant|>{% endif %}"
+    template = CHAT_TEMPLATE[: -len(end)] + "<|assistant|><think>\n{% endif %}"
+    return ChatEncoder(tokenizer, template=template)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_server_that_drops_the_reasoning_unseen_has_left_the_answer(loopback, special):
+    encoder = _reasoning_encoder(special=special)
+    loopback.script = [
+        _thinks("Sure."),
+        _thinks("I could", finish="length"),
+        _thinks("I could</think>Sure."),
+    ]
+    responder = ServerResponder(
+        loopback.settings(concurrency=1), DECODING,
+        arm="a", seed=0, model=None, encoder=encoder,
+    )  # fmt: skip
+    found = responder.answer_each(PROMPTS[:3])
+    assert [answer.reasoning for answer in found] == ["", None, None]
+    states = [encoder.reasoning.parts(answer.response).state for answer in found[1:]]
+    assert states == ["unclosed", "closed"]
+    # Only a server that leaves special tokens in the text can show marks that are some.
+    assert [body.get("skip_special_tokens") for body in loopback.bodies] == [
+        False if special else None
+    ] * 3

@@ -141,8 +141,18 @@ def _evidence(inputs: Inputs, compared: Comparison) -> Mapping[str, Evidence]:
 def _judgements(inputs: Inputs, judge: Judge, ids: Sequence[str]) -> dict[str, Judgement]:
     """What a judge says of samples of the pool."""
     samples = {sample.id: sample for sample in inputs.rankable}
+    parts = inputs.encoder.reasoning.parts
     exchanges = [
-        Exchange(key, transcript(samples[key].prompt), transcript(samples[key].completion))
+        Exchange(
+            key,
+            transcript(samples[key].prompt),
+            transcript(
+                [
+                    replace(turn, content=parts(turn.content).answer)
+                    for turn in samples[key].completion
+                ]
+            ),
+        )
         for key in ids
     ]
     judging = Judging(inputs.run_dir.judgements, inputs.progress)

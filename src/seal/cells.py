@@ -8,11 +8,9 @@ instead of made again.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +32,9 @@ from seal.artifacts.ranking import load_ranking, tokens_path
 from seal.artifacts.responses import ResponseStore
 from seal.artifacts.run_dir import build_or_reuse, copy_of, twin_of
 from seal.artifacts.selection import Selection, load_selection
-from seal.checkpoint import Checkpoints
+from seal.checkpoint import Checkpoints, drop_checkpoints
 from seal.config.arms import ArmSettings
 from seal.config.experiment import dump_experiment
-from seal.data.load import write_excluded
 from seal.data.spans import mask_rows
 from seal.grid import grid
 from seal.inputs import Inputs
@@ -67,8 +64,7 @@ def rank(inputs: Inputs, arm: ArmSettings | None = None) -> Path:
     ranker = inputs.ranker(arm)
 
     def build(folder: Path) -> None:
-        excluded = (*inputs.pool.excluded, *inputs.encoded_pool.excluded)
-        write_excluded(excluded, folder / "excluded.jsonl")
+        inputs.write_notes(folder)
         reference = frozenset(ids_of(inputs.reference))
         name, arm_label = "rank", {}
         if arm is not None:
@@ -87,7 +83,9 @@ def rank(inputs: Inputs, arm: ArmSettings | None = None) -> Path:
         extended = extending.extended(inputs, ranker, place)
         if extended is not None:
             identity["extends"] = folder_hashes(extended.state.folder)
-        return _make(place, identity, build, inputs)
+        made = _make(place, identity, build, inputs)
+    inputs.tell_excluded(place)
+    return made
 
 
 def _checkpoints(inputs: Inputs, folder: Path, identity: Mapping[str, Any]) -> Checkpoints:
@@ -171,6 +169,7 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
         encoded = inputs.encoded_pool.encoded
         rows = encoded.take(np.flatnonzero(encoded.ids.is_in(selection.ids)))
         samples = {key: inputs.rankable.find(key) for key in selection.masks}
+        inputs.write_excluded_mix(mix, folder)
         labels = {"stage": "train", "arm": arm.name, "seed": seed}
         with inputs.tracking.run(f"train/{arm.name}/seed-{seed}", labels) as mirror:
             train_stage.train(
@@ -230,6 +229,7 @@ def evaluate(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
         "template": inputs.encoder.template_hash,
         "trained": folder_hashes(trained) if trained else None,
         **_merger_identity(arm),
+        **inputs.answers_identity,
     }
 
     def build(folder: Path) -> None:
@@ -330,13 +330,16 @@ def _merger_identity(arm: ArmSettings) -> dict[str, Any]:
 def _subject(inputs: Inputs, arm: ArmSettings, seed: int, trained: Path | None) -> Subject:
     settings = inputs.experiment.evaluate
     lm, decoding = load(inputs, arm, trained), settings.decoding
+    if inputs.experiment.tokenization.special_tokens_in_text == "escape":
+        lm = replace(lm, encoder=lm.encoder.escaping())
     store = ResponseStore(inputs.run_dir.responses)
     responder: Responder = LocalResponder(lm, decoding, store, inputs.progress)
     if settings.server is not None:
         served = {"model": lm.identity, "trained": folder_hashes(trained) if trained else None}
         responder = ServerResponder(
             settings.server, decoding, store,
-            arm=arm.name, seed=seed, model=served, progress=inputs.progress,
+            arm=arm.name, seed=seed, model=served, encoder=lm.encoder,
+            progress=inputs.progress,
         )  # fmt: skip
     return Subject(lm, decoding, responder, _judging(inputs))
 
@@ -379,7 +382,7 @@ def _make(folder: Path, identity: dict[str, object], build: _Build, inputs: Inpu
         else:
             build = copy_of(twin, twin.relative_to(run_dir.root).as_posix())
     built = build_or_reuse(folder, identity, build)
-    _drop_checkpoints(run_dir.checkpoints_of(folder))
+    drop_checkpoints(run_dir.checkpoints_of(folder))
     inputs.progress(f"{folder} {'done' if built else 'is up to date'}", 1, 1)
     if built:
         inputs.num_made += 1
@@ -389,11 +392,3 @@ def _make(folder: Path, identity: dict[str, object], build: _Build, inputs: Inpu
     if is_new and processes().is_first:
         write_text(run_dir.config, dump_experiment(inputs.experiment))
     return folder
-
-
-def _drop_checkpoints(folder: Path) -> None:
-    """Remove what was kept while a cell was made, and the folders above that are empty now."""
-    if processes().is_first and folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            os.removedirs(folder.parent)

@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,11 @@ def _flush(paths: list[Path]) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what was kept while a cell was made, and the folders above that are empty now."""
+    if processes().is_first and folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            os.removedirs(folder.parent)

@@ -15,7 +15,7 @@ from seal.cut import Cut
 from seal.inputs import Inputs
 from seal.judges.judge import Judge
 from seal.metrics import ranking_quality
-from seal.stages.evaluate import load_evaluation, metric_keys
+from seal.stages.evaluate import load_answer_counts, load_evaluation, metric_keys
 from seal.stages.report import ArmRanking, ArmResult, Comparison, MetricSource
 from seal.stages.select import SelectSettings, find_cut
 from seal.tasks.union import AnyTask
@@ -66,11 +66,27 @@ def compare(
         auto=_auto(ranking),
         arm_rankings=_arm_rankings(inputs, labels),
         rank_stability=_rank_stability(run_dir),
+        answers=_answers(run_dir, arms, experiment.evaluate.tasks),
         replay={
             "everything": f"seal run {run_dir.root}",
             "this report, from the files beside it": f"seal report {run_dir.root}",
         },
     )
+
+
+def _answers(
+    run_dir: RunDir, arms: Mapping[str, Sequence[int]], asked: Sequence[AnyTask]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Arm -> task -> what is odd about its answers, in numbers, over all seeds."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for arm, seeds in arms.items():
+        tasks = found.setdefault(arm, {})
+        for seed in seeds:
+            for task, counts in load_answer_counts(run_dir.evaluate(arm, seed), asked).items():
+                total = tasks.setdefault(task, dict.fromkeys(counts, 0))
+                for key, number in counts.items():
+                    total[key] = total.get(key, 0) + number
+    return found
 
 
 def _arm_rankings(inputs: Inputs, labels: Mapping[str, str]) -> dict[str, ArmRanking]:

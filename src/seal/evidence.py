@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from seal.data.sample import Sample, content_of
+from seal.data.spans import located_rows
 from seal.data.tokenize import Encoded, Located
 from seal.inputs import Inputs
 from seal.judges.judge import Judgement
@@ -112,9 +113,8 @@ def token_heats(
             "taught most. Blue: less likely. It says what was learned, not whether it does harm."
         )
     heats = {}
-    located = lm.encoder.locate(samples)
+    located = located_rows(lm.encoder, rows, {sample.id: sample for sample in samples})
     for place, (row, found) in enumerate(zip(rows, located, strict=True)):
-        assert not isinstance(found, str), "a sample that was tokenized before"
         values = before.tokens(place).astype(np.float64)
         if after is not None:
             values = values - after.tokens(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from seal.artifacts.ranking import load_ranking
@@ -44,12 +45,49 @@ def export(
         trainer,
         folder,
     )
-    notes = [*made.notes]
+    notes = [*made.notes, *_read_otherwise(inputs, trainer, load_selection(selection).ids)]
     if inputs.experiment.train.mix is not None:
         notes.append("train.mix is not exported: the rows are what was kept of the pool alone.")
     if push is not None:
         notes.append(f"Uploaded to {export_stage.push(made.rows, push)}.")
     return folder, tuple(notes)
+
+
+def _read_otherwise(inputs: Inputs, trainer: str, kept: Sequence[str]) -> list[str]:
+    """What of the texts the other trainer takes otherwise than the run, in sentences."""
+    tokenization, encoder = inputs.experiment.tokenization, inputs.encoder
+    chosen = [inputs.rankable.find(key) for key in kept]
+    notes = []
+    held = [
+        one.id
+        for one in chosen
+        if encoder.control.held([(turn.role, turn.content) for turn in one.messages])
+    ]
+    if held:
+        mode = tokenization.special_tokens_in_text
+        notes.append(
+            f"{len(held)} kept samples (first: {inputs.pool.where[held[0]]}) hold text that reads "
+            f"as control tokens. {trainer} reads it as these tokens"
+            + (
+                ", not as text, as this run does (tokenization.special_tokens_in_text=escape): "
+                "take these rows out where it matters."
+                if mode == "escape"
+                else ", as this run does."
+            )
+        )
+    if tokenization.reasoning == "mask":
+        parts = encoder.reasoning.parts
+        reasoned = [
+            one.id
+            for one in chosen
+            if any(parts(turn.content).state != "none" for turn in one.completion)
+        ]
+        if reasoned:
+            notes.append(
+                f"{len(reasoned)} kept samples hold reasoning, which carries no loss in this run "
+                f"(tokenization.reasoning=mask). {trainer} learns it like the answer."
+            )
+    return notes
 
 
 def _recipe(inputs: Inputs) -> Recipe:

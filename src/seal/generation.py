@@ -24,6 +24,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from seal.artifacts.responses import CUT, Answer
 from seal.artifacts.settings import Settings, error_at
 from seal.data.sample import Message
 from seal.data.tokenize import Encoded
@@ -73,8 +74,8 @@ def generate(
     """The model's response to each prompt, in the order of the prompts.
 
     A response ends before the first stop token of the chat template, or before the plain text that
-    the template ends a response with; special tokens are left out.
-    The global random state is neither read nor changed.
+    the template ends a response with; special tokens are left out, but for those that mark the
+    model's reasoning. The global random state is neither read nor changed.
 
     Args:
         lm: The model, in evaluation mode.
@@ -119,14 +120,22 @@ def generate_batches(
     Leaving out the prompts of the batches that are done leaves the other batches as they are: what
     goes on after an interruption computes what it would have computed.
     """
+    for places, answers in generate_answers(lm, prompt_ids, decoding):
+        yield places, [answer.response for answer in answers]
+
+
+def generate_answers(
+    lm: LanguageModel, prompt_ids: Sequence[list[int]], decoding: Decoding
+) -> Iterator[tuple[list[int], list[Answer]]]:
+    """As `generate_batches`; each answer also says whether it was cut at `max_new_tokens`."""
     assert not lm.model.training
     # The longest first: what does not fit into memory fails at once, not after an hour.
     order = sorted(range(len(prompt_ids)), key=lambda place: -len(prompt_ids[place]))
     for start in range(0, len(order), decoding.batch_size):
         places = order[start : start + decoding.batch_size]
         with torch.inference_mode(), _without_own_generation_config(lm.model):
-            texts = _generate_batch(lm, [prompt_ids[place] for place in places], decoding)
-        yield places, texts
+            answers = _generate_batch(lm, [prompt_ids[place] for place in places], decoding)
+        yield places, answers
 
 
 def context_length(lm: LanguageModel) -> int | None:
@@ -200,7 +209,7 @@ def _without_own_generation_config(model: nn.Module) -> Iterator[None]:
 
 def _generate_batch(
     lm: LanguageModel, prompt_ids: list[list[int]], decoding: Decoding
-) -> list[str]:
+) -> list[Answer]:
     length = max(map(len, prompt_ids))
     padding = [length - len(ids) for ids in prompt_ids]
     stop_ids, end_text = lm.encoder.stop_ids, lm.encoder.end_text
@@ -224,17 +233,30 @@ def _generate_batch(
         logits_processor=_sampling(prompt_ids, decoding, lm.device),
     )
     rows = sequences[:, length:].tolist()
-    texts = [
-        str(
-            lm.tokenizer.decode(
-                _before_stop(row, stop_ids),
-                skip_special_tokens=True,
-                clean_up_tokenization_spaces=False,
-            )
-        )
-        for row in rows
-    ]
-    return [text.partition(end_text)[0] for text in texts] if end_text else texts
+    return [_answer(lm, row) for row in rows]
+
+
+def _answer(lm: LanguageModel, row: list[int]) -> Answer:
+    """What a row of new tokens says, up to where it ends."""
+    stop_ids, end_text = lm.encoder.stop_ids, lm.encoder.end_text
+    text, is_ended = _text(lm, _before_stop(row, stop_ids)), any(one in stop_ids for one in row)
+    if end_text:
+        text, found, _ = text.partition(end_text)
+        is_ended = is_ended or bool(found)
+    return Answer(text, "" if is_ended else CUT)
+
+
+def _text(lm: LanguageModel, ids: list[int]) -> str:
+    """The text of a response; of special tokens only those that mark its reasoning."""
+    shown = lm.encoder.shown_specials
+    if shown:
+        added = lm.tokenizer.added_tokens_decoder
+        hidden = {key for key, token in added.items() if token.special and str(token) not in shown}
+        ids = [token for token in ids if token not in hidden]
+    text = lm.tokenizer.decode(
+        ids, skip_special_tokens=not shown, clean_up_tokenization_spaces=False
+    )
+    return str(text)
 
 
 def _before_stop(row: list[int], stop_ids: tuple[int, ...]) -> list[int]:

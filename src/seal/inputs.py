@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from seal.artifacts.atomic import write_json
 from seal.artifacts.ids import Ids, Joined
 from seal.artifacts.provenance import content_hash, file_hash
 from seal.artifacts.run_dir import RunDir
 from seal.budget import Budget
 from seal.config.arms import ArmSettings
 from seal.config.experiment import Experiment
-from seal.data.load import EncodedSet, SampleSet, encode_set, load
-from seal.data.rows import DataSpec
+from seal.data.load import EncodedSet, SampleSet, encode_set, load, write_excluded
+from seal.data.rows import DataSpec, Excluded
 from seal.data.sample import Sample
 from seal.data.sample_store import Conversations, Samples
 from seal.data.token_store import EncodedRows
@@ -216,6 +219,65 @@ class Inputs:
         """Id -> sample of pool, safe set and harmful references, its source left out."""
         sets = [self.pool, self.safe, *([self.harmful] if self.harmful else [])]
         return Conversations([part.samples for part in sets])
+
+    @property
+    def excluded(self) -> dict[str, tuple[Excluded, ...]]:
+        """Name of a file -> what was left out: of the pool, and of other sets if anything was."""
+        found = {
+            "excluded.jsonl": (*self.pool.excluded, *self.encoded_pool.excluded),
+            "excluded_safe.jsonl": (*self.safe.excluded, *self.encoded_safe.excluded),
+        }
+        if self.harmful is not None and self.encoded_harmful is not None:
+            left_out = (*self.harmful.excluded, *self.encoded_harmful.excluded)
+            found["excluded_harmful.jsonl"] = left_out
+        return {name: rows for name, rows in found.items() if rows or name == "excluded.jsonl"}
+
+    def write_notes(self, folder: Path) -> None:
+        """List in a ranking's folder what was left out, and what happened to what was not."""
+        for name, left_out in self.excluded.items():
+            write_excluded(left_out, folder / name)
+        write_json(folder / "notes.json", self.text_notes)
+
+    def write_excluded_mix(self, mix: tuple[SampleSet, EncodedSet] | None, folder: Path) -> None:
+        """List in a training's folder what was left out of what is mixed in, if anything was."""
+        left_out = () if mix is None else (*mix[0].excluded, *mix[1].excluded)
+        if left_out:
+            write_excluded(left_out, folder / "excluded_mix.jsonl")
+
+    def tell_excluded(self, folder: Path) -> None:
+        """Say where what was left out is listed."""
+        for name, left_out in self.excluded.items():
+            if left_out and (folder / name).exists():  # a folder of before has one file alone
+                self.progress(f"{folder / name} lists what was left out: {len(left_out)}", 1, 1)
+
+    @property
+    def text_notes(self) -> list[dict[str, Any]]:
+        """What happened to texts of pool, safe set and harmful references that were kept."""
+        sets = [("pool", self.pool, self.encoded_pool), ("safe", self.safe, self.encoded_safe)]
+        if self.harmful is not None and self.encoded_harmful is not None:
+            sets.append(("harmful", self.harmful, self.encoded_harmful))
+        return [
+            {
+                "set": name,
+                "what": note.what,
+                "num_samples": note.num_samples,
+                "example": note.example,
+                "where": samples.where[note.example],
+            }
+            for name, samples, encoded in sets
+            for note in encoded.notes
+        ]
+
+    @property
+    def answers_identity(self) -> dict[str, Any]:
+        """How prompts and answers are read, where the model or a setting says anything of it."""
+        reasoning = self.encoder.reasoning
+        found: dict[str, Any] = {}
+        if reasoning.own or not reasoning.reads_known:
+            found["reasoning"] = json.loads(json.dumps(asdict(reasoning)))
+        if self.experiment.tokenization.special_tokens_in_text == "escape":
+            found["special_tokens_in_text"] = "escape"
+        return found
 
     def mix(self, arm: ArmSettings) -> tuple[SampleSet, EncodedSet] | None:
         """What is mixed in while an arm is trained, as samples and as tokens; None for nothing."""

@@ -29,6 +29,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState, generate
 from pydantic import TypeAdapter, ValidationError
 
+from seal.artifacts.evaluation import answer_of
 from seal.data.sample import Message
 from seal.generation import Decoding
 from seal.judges.judging import Judging
@@ -49,7 +50,7 @@ _TURNS: dict[str, type[ChatMessage]] = {
     "tool": ChatMessageTool,
 }
 # What a task's rows say of an answer, beside its text and what the judge wrote.
-_SEEN = ("is_refusal", "is_harmful", "score", "category", "problem", "wanted", "got")
+_SEEN = ("is_refusal", "is_harmful", "score", "category", "problem", "wanted", "got", "no_answer")
 
 
 @task
@@ -325,7 +326,7 @@ def _score(values: dict[str, float], row: Mapping[str, Any]) -> Score:
         seen["note"] = "It could not be judged and counts as the worst for the model."
     return Score(
         value=cast(dict[str, Any], values),
-        answer=row["response"],
+        answer=answer_of(row),
         explanation=row.get("raw") or None,
         metadata=seen,
     )

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -28,6 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 from seal.artifacts.provenance import folder_hashes, model_identity
 from seal.artifacts.settings import Settings
 from seal.data.end_of_turn import configured_ends
+from seal.data.reasoning import Marks
 from seal.data.tokenize import ChatEncoder
 from seal.devices import Quantization, check_device, first_line, quantized, resolve_device
 from seal.loss_backends.choice import LossBackendName, set_loss_backend
@@ -40,6 +41,16 @@ disable_progress_bar()  # "Loading weights" would tear our own bars apart
 _UNLOADABLE = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError,
 )  # fmt: skip
+
+
+def _not_blank(marks: Marks) -> Marks:
+    blank = [name for name, text in marks._asdict().items() if not text.strip()]
+    if blank:
+        raise ValueError(
+            f"reasoning_marks: the {blank[0]} mark is blank. Give what the model writes before and "
+            'after its reasoning, such as ["<think>", "</think>"].'
+        )
+    return marks
 
 
 class ModelSpec(Settings):
@@ -60,6 +71,9 @@ class ModelSpec(Settings):
             (docs/loss-backends.md); memory and speed only.
         chat_template: A file with a Jinja template to use instead of the tokenizer's own.
         chat_template_kwargs: Passed to the template, e.g. {enable_thinking: false}.
+        reasoning_marks: What opens and closes the model's reasoning, in pairs, such as
+            [["<think>", "</think>"]]; what follows is its answer (docs/judges.md). None looks for
+            them in tokenizer and chat template; [] says that the model does not reason.
         trust_remote_code: Run code that comes with the model. Off: a model folder is data.
     """
 
@@ -73,6 +87,7 @@ class ModelSpec(Settings):
     batches: BatchesName = "auto"
     chat_template: Path | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    reasoning_marks: tuple[Annotated[Marks, AfterValidator(_not_blank)], ...] | None = None
     trust_remote_code: bool = False
 
     def unquantized(self) -> ModelSpec:
@@ -154,6 +169,7 @@ def load_encoder(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> ChatEnc
         tokenizer,
         template=template,
         template_kwargs=spec.chat_template_kwargs,
+        reasoning_marks=spec.reasoning_marks,
         end_ids=configured_ends(spec.path, spec.revision, trusted=spec.trust_remote_code),
     )
 

@@ -7,11 +7,14 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from seal.artifacts.responses import Answer, ResponseFile, ResponseStore
+from seal.data.reasoning import Reasoning
 from seal.data.sample import Message
-from seal.generation import Decoding, checked_prompt_ids, generate_batches
+from seal.data.tokenize import ChatEncoder
+from seal.generation import Decoding, checked_prompt_ids, generate_answers
 from seal.models import LanguageModel
 from seal.processes import Processes, processes
 from seal.progress import Progress, silent
@@ -37,6 +40,16 @@ class Responder(ABC):
             ValueError: If a prompt does not fit into the model's context, the answers cannot be
                 kept, or whoever should answer does not. What was answered before is kept.
         """
+
+    def answer_each(
+        self, prompts: Sequence[Sequence[Message]], names: Sequence[str] | None = None
+    ) -> list[Answer]:
+        """As `respond`, with what is odd about each response, as far as that is known.
+
+        Raises:
+            ValueError: As `respond` does.
+        """
+        return [Answer(text) for text in self.respond(prompts, names)]
 
 
 class LocalResponder(Responder):
@@ -74,17 +87,22 @@ class LocalResponder(Responder):
         self, prompts: Sequence[Sequence[Message]], names: Sequence[str] | None = None
     ) -> list[str]:
         """As `generate` does; what is answered is kept batch by batch."""
+        return [answer.response for answer in self.answer_each(prompts, names)]
+
+    def answer_each(
+        self, prompts: Sequence[Sequence[Message]], names: Sequence[str] | None = None
+    ) -> list[Answer]:
+        """The responses, and whether each was cut at `max_new_tokens`."""
         prompt_ids = checked_prompt_ids(self.lm, prompts, self.decoding, names=names)
         keys = [_hash(ids) for ids in prompt_ids]
 
         def fresh(places: Sequence[int]) -> Iterator[Mapping[str, Answer]]:
             asked = [prompt_ids[place] for place in places]
-            for batch, texts in generate_batches(self.lm, asked, self.decoding):
-                found = zip(batch, texts, strict=True)
-                yield {keys[places[number]]: Answer(text) for number, text in found}
+            for batch, made in generate_answers(self.lm, asked, self.decoding):
+                found = zip(batch, made, strict=True)
+                yield {keys[places[number]]: answer for number, answer in found}
 
-        answers = _answers(keys, fresh, self._file, self.progress, processes())
-        return [answer.response for answer in answers]
+        return _answers(keys, fresh, self._file, self.progress, processes())
 
 
 def local_header(lm: LanguageModel, decoding: Decoding) -> dict[str, Any]:
@@ -95,7 +113,15 @@ def local_header(lm: LanguageModel, decoding: Decoding) -> dict[str, Any]:
         "template": lm.encoder.template_hash,
         "stop_ids": list(lm.encoder.stop_ids),
         "decoding": _deciding(decoding),
+        **({"escapes": True} if lm.encoder.escapes else {}),
+        **_kept(lm),
     }
+
+
+def _kept(lm: LanguageModel) -> dict[str, Any]:
+    """The special tokens that a response keeps, where there are any: not all did, once."""
+    kept = lm.encoder.shown_specials
+    return {"keeps": sorted(kept)} if kept else {}
 
 
 class ServerResponder(Responder):
@@ -110,6 +136,7 @@ class ServerResponder(Responder):
         arm: str,
         seed: int,
         model: Mapping[str, Any] | None,
+        encoder: ChatEncoder | None = None,
         progress: Progress = silent,
     ) -> None:
         """A responder that asks the server for no answer that is in `store`.
@@ -122,12 +149,14 @@ class ServerResponder(Responder):
             seed: Of its training.
             model: What the server is to hold, as JSON that changes with any byte of the model's
                 files: answers of what was served under this name before are not taken for its own.
+            encoder: Of the same model: tells how it marks its reasoning.
             progress: Told how many prompts are answered.
 
         Raises:
             ValueError: If the client is not installed, or there is no key.
         """
         self.progress = progress
+        self._reasoning = encoder.reasoning if encoder else Reasoning()
         name = settings.name_of(arm, seed)
         header = {
             "responder": "server",
@@ -138,7 +167,9 @@ class ServerResponder(Responder):
             "decoding": _deciding(decoding),
         }
         self._file = None if store is None else store.open(header)
-        self._server = Server(settings, name, decoding, self._file.path if self._file else None)
+        kept = self._file.path if self._file else None
+        shows_specials = bool(encoder and encoder.shown_specials)
+        self._server = Server(settings, name, decoding, kept, shows_specials=shows_specials)
 
     def respond(
         self, prompts: Sequence[Sequence[Message]], names: Sequence[str] | None = None
@@ -147,6 +178,12 @@ class ServerResponder(Responder):
 
         An answer without text is an empty response, which a warning and the file's note tell of.
         """
+        return [answer.response for answer in self.answer_each(prompts, names)]
+
+    def answer_each(
+        self, prompts: Sequence[Sequence[Message]], names: Sequence[str] | None = None
+    ) -> list[Answer]:
+        """As `respond`, with the reason why each answer ended and what was thought before it."""
         keys = [_hash([[turn.role, turn.content] for turn in prompt]) for prompt in prompts]
         called = names or [f"prompt {number} of {len(keys)}" for number in range(1, len(keys) + 1)]
 
@@ -165,7 +202,22 @@ class ServerResponder(Responder):
             logger.warning(
                 "%d of %d answers of the server are empty (%s)", len(empty), len(keys), reasons
             )
-        return [answer.response for answer in answers]
+        return [self._taken_apart(answer) for answer in answers]
+
+    def _taken_apart(self, answer: Answer) -> Answer:
+        """The answer, said to be without reasoning where the server has dropped it unseen.
+
+        A model whose prompt opens the reasoning closes it before it ends by itself, so that a whole
+        answer without any mark is what the server has left of more.
+        """
+        is_dropped = (
+            answer.reasoning is None
+            and self._reasoning.is_opened
+            and not answer.is_cut
+            and self._reasoning.parts(answer.response).state == "unclosed"
+            and not any(pair.opening in answer.response for pair in self._reasoning.own)
+        )
+        return replace(answer, reasoning="") if is_dropped else answer
 
 
 def _deciding(decoding: Decoding) -> dict[str, Any]:

@@ -7,10 +7,11 @@ good nothing more is asked, what is under way is waited for and handed on, and o
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 # What a body that is no chat completion ends in; its JSON may be none, or another.
+_THINKING = frozenset({"thinking", "reasoning"})
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
@@ -135,7 +137,13 @@ class Server:
     """One model behind a server."""
 
     def __init__(
-        self, settings: ServerSettings, name: str, decoding: Decoding, kept: Path | None
+        self,
+        settings: ServerSettings,
+        name: str,
+        decoding: Decoding,
+        kept: Path | None,
+        *,
+        shows_specials: bool = False,
     ) -> None:
         """A connection; nothing is sent yet.
 
@@ -144,6 +152,8 @@ class Server:
             name: What it calls the model.
             decoding: How it is asked to choose tokens.
             kept: Where the answers are kept, for messages.
+            shows_specials: Ask it to leave special tokens in the text, where the model marks its
+                reasoning with some.
 
         Raises:
             ValueError: If OpenAI's client is not installed, or there is no key.
@@ -157,6 +167,7 @@ class Server:
         self._name = name
         self._decoding = decoding
         self._kept = kept
+        self._shows_specials = shows_specials
         self._key = _key(settings)
         self._is_listed = False
 
@@ -234,10 +245,14 @@ class Server:
                 temperature=decoding.temperature,
                 top_p=decoding.top_p,
                 seed=decoding.seed if decoding.temperature else openai.omit,
-                extra_body={} if penalty == 1 else {"repetition_penalty": penalty},
+                extra_body={
+                    **({} if penalty == 1 else {"repetition_penalty": penalty}),
+                    **({"skip_special_tokens": False} if self._shows_specials else {}),
+                },
             )
             choice = found.choices[0]
-            text, reason = choice.message.content or "", choice.finish_reason
+            text, reasoning = message_parts(choice.message.model_dump(warnings=False))
+            reason = choice.finish_reason
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             raise ValueError(
                 f"{asked.called}: {self._settings.base_url} refuses to answer this prompt "
@@ -249,7 +264,8 @@ class Server:
             raise ValueError(self._outage(error)) from None
         except _MALFORMED as error:
             raise ValueError(self._no_such_server()) from error
-        return Answer(text, "" if text and reason == "stop" else f"finish_reason {reason}")
+        note = "" if text and reason == "stop" else f"finish_reason {reason}"
+        return Answer(text, note, reasoning)
 
     def _outage(self, error: Exception) -> str:
         import openai  # noqa: PLC0415 (an extra)
@@ -283,6 +299,24 @@ class Server:
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         text = lines[0][:300].rstrip(".")
         return text.replace(self._key, "***") if self._settings.api_key_env else text
+
+
+def message_parts(message: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The answer in a chat completion's message, and the reasoning that stands apart from it.
+
+    Servers with a reasoning parser call it `reasoning_content` (vLLM, SGLang, llama.cpp, DeepSeek)
+    or `reasoning` (newer vLLM, Ollama, OpenRouter); Mistral's makes `content` a list of parts. None
+    where the message says nothing of the kind.
+    """
+    content = message.get("content")
+    thoughts = [message.get("reasoning_content"), message.get("reasoning")]
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, Mapping)]
+        thoughts += [json.dumps(part) for part in parts if part.get("type") in _THINKING]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    found = next((each for each in thoughts if isinstance(each, str) and each), None)
+    # What such a server says in place of an answer is the model's own refusal.
+    return str(content or message.get("refusal") or ""), found
 
 
 def _key(settings: ServerSettings) -> str:

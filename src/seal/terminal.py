@@ -145,13 +145,15 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
         console: Where to.
         report: The content of report.json: `arms` (arm -> metric -> estimate), `ranking` (metric ->
             estimate), where an estimate has value, low, high and n; and, where they are there,
-            `headline`, `metrics` (metric -> label) and `num_samples` (arm -> number).
+            `headline`, `answer_notes`, `metrics` (metric -> label) and `num_samples` (arm ->
+            number).
 
     Raises:
         ValueError: If it is no such content.
     """
     try:
         sentences = [str(sentence) for sentence in report.get("headline", ())]
+        notes = [str(note) for note in report.get("answer_notes", ())]
         tables = [_arms_table(report), _ranking_table(report)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
@@ -163,6 +165,8 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     for table in tables:
         if table.row_count:
             console.print(table)
+    for note in notes:
+        say(console, note)
 
 
 def show_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from seal.data.exclusions import Tally
 from seal.data.load import DataSpec, Excluded, encode_set, load, write_excluded
 from seal.data.sample import Message, content_id
 from seal.data.tokenize import ChatEncoder, Tokenization
@@ -390,3 +391,62 @@ def test_a_column_that_the_format_does_not_read_is_refused():
         DataSpec(path="x", format="alpaca", columns={"foo": "completion"})
     assert DataSpec(path="x", format="orca", columns={"system_prompt": "system"}).columns
     assert DataSpec(path="x", columns={"completion": "answer", "messages": "turns"}).columns
+
+
+# --- what is said of what was left out ---
+
+
+def _row(reason, where="f:1", stage="tokenize"):
+    return Excluded(where, reason, None, stage)
+
+
+def test_reasons_are_counted_by_kind_the_commonest_first_with_the_advice_that_fits():
+    tally = Tally(
+        [
+            _row("the chat template refuses the conversation: TemplateError('No system')", "f:1"),
+            _row("40 tokens are more than max_length=8", "f:2"),
+            _row("900 tokens are more than max_length=8", "f:3"),
+            _row("the chat template refuses the conversation: TemplateError('Must alternate')"),
+            _row("messages[0].role is str 'a'; known roles: user", "f:5", "read"),
+            _row("messages[7].role is str 'bc'; known roles: user", "f:6", "read"),
+            _row("messages[7].role is str 'bc'; known roles: user", "f:6", "tokenize"),
+        ]
+    )
+    assert [(kind.num_rows, kind.first.where) for kind in tally.kinds()] == [
+        (2, "f:2"), (2, "f:5"), (1, "f:1"), (1, "f:1"), (1, "f:6"),
+    ]  # fmt: skip
+    said = tally.summary()
+    assert said.startswith("2 because 40 tokens are more than max_length=8 (first: f:2; raise tok")
+    assert "No system') (first: f:1; correct the chat template, or give another" in said
+    assert said.endswith("2 for 2 other reasons")
+
+
+def test_what_is_left_out_is_on_the_screen_with_its_commonest_reason(tmp_path, byte_level, caplog):
+    rows = [pair("red " * 20, "Sure")] * 2 + [pair("a", "b"), b"null"]
+    pool = load_rows(tmp_path, *rows, on_bad_row="skip")
+    where = f"{tmp_path}/pool.jsonl"
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        f"pool: 1 of 4 are left out: 1 because a row must be a JSON object; this one is null "
+        f"(first: {where}:4)"
+    ]
+    caplog.clear()
+    encoder = ChatEncoder(byte_level, template=TEMPLATE)
+    encode_set(pool, encoder, Tokenization(max_length=10), name="safe")
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "safe: 2 of 3 are left out: 2 because the prompt's 25 tokens leave no response token "
+        f"within max_length=10 (first: {where}:1; raise tokenization.max_length)"
+    ]
+
+
+def test_where_the_template_is_the_cause_no_length_is_advised(tmp_path, byte_level):
+    pool = load_rows(tmp_path, pair("a", "b " * 50), pair("c", "d"), pair("e", "f"))
+    template = "{% if messages[0].content != 'a' %}{{ raise_exception('no') }}{% endif %}"
+    encoder = ChatEncoder(byte_level, template=template + TEMPLATE)
+    with pytest.raises(ValueError, match="Correct the chat template") as caught:
+        encode_set(pool, encoder, Tokenization(max_length=8, truncate="drop"), name="pool")
+    said = str(caught.value)
+    assert "raise max_length" not in said
+    assert "By reason: 2 because the chat template refuses" in said
+    assert "tokens are more than max_length=8" in said

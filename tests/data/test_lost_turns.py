@@ -176,15 +176,11 @@ def test_thoughts_that_a_template_recognises():
     own = "<think>\nred\n</think>\n\nSure."
     assert learned(BYTES, THINKING, asked(own)) == f"{own}<|im_end|>"
     before = conversation(RED, ("assistant", own), ("user", "I"), ("assistant", "No."))
-    assert learned(BYTES, THINKING, before).startswith(
-        "the chat template changes the text of turn 1 (assistant), so"
-    )
-    kept = learned(BYTES, THINKING, before, KEEP)
-    assert kept == "<think>\n\n</think>\n\nNo.<|im_end|>"
-    assert learned(BYTES, CUTTING, asked(own)) == (
-        "the chat template changes the text of turn 1 (assistant), so the response cannot be found "
-        "in the rendered conversation"
-    )
+    # What it leaves out of a turn of before is reasoning alone: the answer is there, and learned.
+    expected = "Sure.<|im_end|><think>\n\n</think>\n\nNo.<|im_end|>"
+    assert learned(BYTES, THINKING, before) == expected
+    assert learned(BYTES, THINKING, before, KEEP) == expected
+    assert learned(BYTES, CUTTING, asked(own)) == "Sure.</s>"
 
 
 def test_what_the_generation_prompt_gives_is_not_learned():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,32 @@ class TaskResult:
 
     measurements: tuple[Measurement, ...]
     responses: tuple[dict[str, Any], ...]
+
+
+def answer_of(row: Mapping[str, Any]) -> str:
+    """What is judged, counted and compared of a line of `responses.jsonl`: without reasoning.
+
+    Raises:
+        KeyError: If the line holds no response.
+    """
+    return row.get("answer", row["response"])
+
+
+def count_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What is odd about the answers of a task, by how many there are.
+
+    `num_unclosed` ended while the model was still reasoning, and are no answers; `num_reasoned` had
+    reasoning before the answer; `num_empty` are blank; `num_cut` ended because they were as long as
+    they may be.
+    """
+    answered = [row for row in rows if not row.get("no_answer")]
+    return {
+        "num": len(rows),
+        "num_unclosed": len(rows) - len(answered),
+        "num_reasoned": sum("answer" in row for row in answered),
+        "num_empty": sum(not answer_of(row).strip() for row in answered),
+        "num_cut": sum(bool(row.get("is_cut")) for row in rows),
+    }
 
 
 def save_task_result(result: TaskResult, folder: Path) -> None:

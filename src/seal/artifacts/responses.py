@@ -12,6 +12,8 @@ from typing import Any
 
 from seal.artifacts.checked_lines import checked_line, checked_records
 
+CUT = "finish_reason length"  # the note of an answer that reached max_new_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -20,10 +22,18 @@ class Answer:
     Attributes:
         response: The text, as it was.
         note: What is odd about it ("finish_reason length", "empty"); empty if nothing is.
+        reasoning: What a server says apart from the text that the model thought before it; None
+            where it says nothing of the kind, so that the text may hold it.
     """
 
     response: str
     note: str = ""
+    reasoning: str | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ended because it was as long as it may be, and not by itself."""
+        return self.note == CUT
 
 
 class ResponseStore:
@@ -91,7 +101,7 @@ class ResponseFile:
                 )
             self._is_headed |= "header" in record
             if {"key", "response"} <= record.keys():
-                answer = Answer(record["response"], record.get("note", ""))
+                answer = Answer(record["response"], record.get("note", ""), record.get("reasoning"))
                 answers.setdefault(record["key"], answer)
         return answers
 
@@ -120,8 +130,9 @@ class ResponseFile:
         # Once in the file suffices, but one that a crash cut off is not there.
         records: list[dict[str, Any]] = [] if self._is_headed else [{"header": self._header}]
         for key, answer in answers.items():
-            note = {"note": answer.note} if answer.note else {}
-            records.append({"key": key, "response": answer.response, **note})
+            more = {"note": answer.note} if answer.note else {}
+            more |= {} if answer.reasoning is None else {"reasoning": answer.reasoning}
+            records.append({"key": key, "response": answer.response, **more})
         text = "".join(map(checked_line, records))
         if size:
             os.lseek(handle, size - 1, os.SEEK_SET)

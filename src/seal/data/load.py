@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -19,6 +20,7 @@ from seal.artifacts.atomic import write_json
 from seal.artifacts.provenance import content_hash, file_hash
 from seal.artifacts.records import RecordWriter, batched, open_records
 from seal.artifacts.run_dir import build_or_wait
+from seal.data.exclusions import Tally, advice, is_length
 from seal.data.notes import Note, Notes
 from seal.data.rows import DataSpec, Excluded, Pile, parser
 from seal.data.sample_store import (
@@ -119,6 +121,7 @@ def load(specs: Sequence[DataSpec], *, name: str, cache: Path | None = None) -> 
         "%s: kept %d of %d rows; %d excluded, %d duplicates",
         name, len(found.samples), found.num_read, len(found.excluded), found.num_duplicates,
     )  # fmt: skip
+    _tell_excluded(name, found.excluded, found.num_read)
     return found
 
 
@@ -163,6 +166,7 @@ def encode_set(
         name, len(found.encoded), len(samples.samples), len(found.excluded), found.num_truncated,
         tokenization.max_length,
     )  # fmt: skip
+    _tell_excluded(name, found.excluded, len(samples.samples))
     if encoder.remark is not None:
         logger.warning("%s: %s", name, encoder.remark)
     for note in found.notes:
@@ -171,6 +175,13 @@ def encode_set(
             name, note.what, note.num_samples, samples.where[note.example],
         )  # fmt: skip
     return found
+
+
+def _tell_excluded(name: str, excluded: Sequence[Excluded], total: int) -> None:
+    if excluded:
+        logger.warning(
+            "%s: %d of %d are left out: %s", name, len(excluded), total, Tally(excluded).summary()
+        )
 
 
 def write_excluded(excluded: Iterable[Excluded], path: Path) -> None:
@@ -282,7 +293,7 @@ def _encode(
                 writer.add(row, 5 * len(result.input_ids))
         records = writer.finish()
     if not len(records):
-        raise ValueError(_nothing_encoded(samples, encoder, tokenization, excluded[0], name))
+        raise ValueError(_nothing_encoded(samples, encoder, tokenization, excluded, name))
     return EncodedSet(
         EncodedRows(records), tuple(excluded), num_truncated, num_tokens, tuple(notes)
     )
@@ -345,21 +356,27 @@ def _nothing_encoded(
     samples: SampleSet,
     encoder: ChatEncoder,
     tokenization: Tokenization,
-    first: Excluded,
+    excluded: Sequence[Excluded],
     name: str,
 ) -> str:
+    tally, first = Tally(excluded), excluded[0]
     message = (
         f"none of the {len(samples.samples)} samples of the {name} set can be encoded (first: "
         f"{first.where}: {first.reason})."
     )
+    commonest = tally.kinds()[0].first.reason
+    if not is_length(commonest):
+        return f"{message} {advice(commonest)}.{tally.several()}".replace(" .", "")
     longest = 0
-    try:
-        for some in batched(samples.samples, _ENCODED_AT_ONCE):
-            prompts = encoder.prompt_ids([sample.prompt for sample in some])
-            longest = max(longest, *map(len, prompts))
-    except ValueError:  # the template refuses them; the reason says so already
-        return f"{message} Correct the chat template, or give another as model.chat_template."
+    for some in batched(samples.samples, _ENCODED_AT_ONCE):
+        prompts = [sample.prompt for sample in some]
+        try:
+            longest = max(longest, *map(len, encoder.prompt_ids(prompts)))
+        except ValueError:  # there is one that the template refuses
+            for prompt in prompts:
+                with suppress(ValueError):
+                    longest = max(longest, *map(len, encoder.prompt_ids([prompt])))
     return (
         f"{message} The longest prompt has {longest} tokens and max_length is "
-        f"{tokenization.max_length}: raise max_length."
+        f"{tokenization.max_length}: raise max_length.{tally.several()}"
     )

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from seal.artifacts.records import RecordWriter
 from seal.artifacts.settings import Settings
+from seal.data.exclusions import Tally
 from seal.data.formats import Format, Turns, describe_columns, expected_columns, parse
 from seal.data.readers import RawRow, read_rows
 from seal.data.sample import content_id
@@ -93,8 +94,7 @@ class Pile:
         starts: The place of the first sample of each file.
         num_read: Samples and excluded rows together.
         excluded: The rows that were left out.
-        num_refused: Those of files with `on_bad_row: error`.
-        refused: The first of them.
+        refused: Those of files with `on_bad_row: error`.
     """
 
     writer: RecordWriter
@@ -102,8 +102,7 @@ class Pile:
     starts: list[int] = field(default_factory=list)
     num_read: int = 0
     excluded: list[Excluded] = field(default_factory=list)
-    num_refused: int = 0
-    refused: Excluded | None = None
+    refused: Tally = field(default_factory=Tally)
 
     def read(self, spec: DataSpec) -> None:
         """Take the rows of one more file.
@@ -137,11 +136,13 @@ class Pile:
         Raises:
             ValueError: If there are such rows, or no samples.
         """
-        if self.refused is not None:
+        first = self.refused.first
+        if first is not None:
             raise ValueError(
-                f"{self.refused.where}: {self.refused.reason}. {self.num_refused - 1} more of the "
+                f"{first.where}: {first.reason}. {self.refused.total - 1} more of the "
                 f"{self.num_read} rows of the {name} set are bad. Correct them, or set "
                 "on_bad_row: skip to leave them out; they are then listed in excluded.jsonl."
+                f"{self.refused.several()}"
             )
         if not self.contents:
             files = ", ".join(spec.path for spec in specs)
@@ -153,7 +154,7 @@ class Pile:
             raise ValueError(
                 f"{files}: no usable sample for the {name} set: {self.num_read} rows read, "
                 f"{len(self.excluded)} excluded{first_reason}. Give a file with samples, "
-                f"{_way_to_samples(specs)}or set its format."
+                f"{_way_to_samples(specs)}or set its format.{Tally(self.excluded).several()}"
             )
 
     def hashes(self) -> np.ndarray:
@@ -178,9 +179,8 @@ class Pile:
     def _leave_out(self, row: Excluded, spec: DataSpec) -> None:
         if spec.on_bad_row == "skip":
             self.excluded.append(row)
-        else:  # the set is refused, with the first of them and their number
-            self.num_refused += 1
-            self.refused = self.refused or row
+        else:  # the set is refused, with the first of them and their numbers
+            self.refused.add(row)
 
 
 def parser(spec: DataSpec) -> Parse:

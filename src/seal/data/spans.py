@@ -37,18 +37,41 @@ def response_places(
     Raises:
         ValueError: If a sample gives other tokens than its row has.
     """
+    for row, located in zip(rows, located_rows(encoder, rows, samples), strict=True):
+        places = _places(located, samples[row.id])[: len(row.input_ids)]
+        yield places[row.response_mask]
+
+
+def located_rows(
+    encoder: ChatEncoder, rows: Sequence[Encoded], samples: Mapping[str, Sample]
+) -> Iterator[Located]:
+    """The text and the places of each row, with text that reads as control tokens as it was read.
+
+    Args:
+        encoder: What made the rows.
+        rows: Tokenized samples.
+        samples: Id -> the sample of each row.
+
+    Raises:
+        ValueError: If a sample gives other tokens than its row has.
+    """
     found = encoder.locate([samples[row.id] for row in rows])
     for row, located in zip(rows, found, strict=True):
-        length = len(row.input_ids)
-        if isinstance(located, str) or not np.array_equal(
-            located.input_ids[:length], row.input_ids
-        ):
+        if not _is_of(row, located):
+            [located] = encoder.locate([samples[row.id]], escapes=True)
+        if isinstance(located, str) or not _is_of(row, located):
             raise ValueError(
                 f"sample {row.id} gives other tokens now than when it was first read. Fix what the "
                 "chat template writes by the clock, such as date_string, in "
                 "model.chat_template_kwargs, and start again."
             )
-        yield _places(located, samples[row.id])[:length][row.response_mask]
+        yield located
+
+
+def _is_of(row: Encoded, located: Located | str) -> bool:
+    if isinstance(located, str):
+        return False
+    return np.array_equal(located.input_ids[: len(row.input_ids)], row.input_ids)
 
 
 def mask_rows(
@@ -106,8 +129,12 @@ def _places(located: Located, sample: Sample) -> Int32[np.ndarray, "T 3"]:
 
 
 def _left_out(text: str, response: Response, sample: Sample, turn: int) -> int:
-    """How many blanks at the start of a turn the template left out."""
+    """How many characters at the start of a turn the template left out: blanks, or reasoning."""
     content = sample.completion[turn].content
     rendered = text[response.content.start : response.content.end]
+    if not content.strip().startswith(rendered.strip()):
+        place = content.rfind(rendered.strip())
+        if place >= 0:
+            return place - (len(rendered) - len(rendered.lstrip()))
     blanks = len(content) - len(content.lstrip())
     return blanks - (len(rendered) - len(rendered.lstrip()))

@@ -16,87 +16,44 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from copy import copy
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
-from pydantic import Field
 from tokenizers import Tokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from seal.artifacts.settings import Settings
+from seal.data.control_tokens import NOT_ESCAPED, ControlTokens
+from seal.data.encoded import Encoded, Located, Tokenization, fit, response_mask
 from seal.data.end_of_turn import EndOfTurn, added_tokens, token_ids
 from seal.data.fallback_template import FALLBACK_TEMPLATE
 from seal.data.notes import Notes
+from seal.data.reasoning import (
+    Marks,
+    Reasoning,
+    find_reasoning,
+    inner_ends,
+    kept_tokens,
+    outside,
+)
 from seal.data.responses import Response, response_of
 from seal.data.sample import Message, Sample
 from seal.data.template import REFUSALS, ChatTemplate, refusal
 from seal.data.turns import Lost, Span, find_turns
 
-__all__ = ["FALLBACK_TEMPLATE"]
+__all__ = [
+    "FALLBACK_TEMPLATE",
+    "ChatEncoder",
+    "Encoded",
+    "Located",
+    "Span",
+    "Tokenization",
+    "response_mask",
+]
 
 logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = 256  # texts per tokenizer call: enough for its threads, little memory for the offsets
-
-
-class Tokenization(Settings):
-    """How samples become tokens.
-
-    Attributes:
-        max_length: Most tokens of a sample, prompt and response together.
-        truncate: What happens to a longer sample: "response" cuts it on the right, and excludes it
-            only when no response token is left; "drop" excludes it.
-        dropped_turn: What happens to a sample of which the chat template leaves out a turn, or
-            changes its text by more than blanks: "exclude" excludes it; "keep" keeps it without
-            that turn's text, which is counted and said. A response that is left out is not learned.
-    """
-
-    max_length: int = Field(default=2048, ge=8)
-    truncate: Literal["response", "drop"] = "response"
-    dropped_turn: Literal["exclude", "keep"] = "exclude"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """A sample as tokens.
-
-    Attributes:
-        id: The sample's.
-        input_ids: Prompt and response as the chat template renders them; at least one response
-            token.
-        response_mask: Which tokens carry the loss.
-        is_truncated: Whether response tokens were cut off.
-    """
-
-    id: str
-    input_ids: Int32[np.ndarray, " T"]
-    response_mask: Bool[np.ndarray, " T"]
-    is_truncated: bool
-
-
-class Located(NamedTuple):
-    """A rendered conversation.
-
-    Attributes:
-        text: The whole of it.
-        responses: Where they lie in the text.
-        input_ids: Its tokens.
-        offsets: Start and end (exclusive) of each token in the text.
-        lost: The turns of which the text is not in it.
-    """
-
-    text: str
-    responses: list[Response]
-    input_ids: Int32[np.ndarray, " T"]
-    offsets: Int64[np.ndarray, "T 2"]
-    lost: Sequence[Lost] = ()
-
-    @property
-    def spans(self) -> list[Span]:
-        """The characters that carry the loss."""
-        return [response.span for response in self.responses]
 
 
 class ChatEncoder:
@@ -107,6 +64,8 @@ class ChatEncoder:
 
     Attributes:
         template: The text of the chat template in use.
+        reasoning: How the model's reasoning is told from its answers.
+        shown_specials: The special tokens that stay in a response's text: reasoning is marked so.
         stop_ids: Token ids that end a response: end of sequence, the template's end of turn, and
             what the model's own configuration names.
         end_text: The plain text that ends a response where no token does; "" = none.
@@ -117,6 +76,8 @@ class ChatEncoder:
     stop_ids: tuple[int, ...] = ()
     end_text: str = ""
     remark: str | None = None
+    reasoning: Reasoning = Reasoning()
+    shown_specials: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -125,6 +86,7 @@ class ChatEncoder:
         template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         end_ids: Sequence[int] = (),
+        reasoning_marks: Sequence[Marks] | None = None,
     ) -> None:
         """An encoder for one tokenizer and one template.
 
@@ -134,6 +96,8 @@ class ChatEncoder:
                 where it has none.
             template_kwargs: Variables for the template, such as `enable_thinking`.
             end_ids: Token ids at which the model's own configuration ends a response.
+            reasoning_marks: What opens and closes the model's reasoning; None looks for it in
+                tokenizer and template, and none says that the model does not reason.
 
         Raises:
             ValueError: If the tokenizer gives no offsets, the template does not compile, the
@@ -148,7 +112,25 @@ class ChatEncoder:
         self._template = ChatTemplate(tokenizer, template, template_kwargs or {})
         self.template = self._template.text
         self._find_ends([number for number in end_ids if 0 <= number < len(tokenizer)])
-        self._has_told = False
+        self._find_reasoning(reasoning_marks)
+        self.control = ControlTokens(
+            tokenizer, self.template, _names(tokenizer, self.stop_ids), self.reasoning
+        )
+        self._escapes = False
+        self._has_told = self._has_told_control = False
+
+    def _find_reasoning(self, named: Sequence[Marks] | None) -> None:
+        try:
+            prompt = self._template.render([("user", "Question")], add_generation_prompt=True)
+        except REFUSALS:
+            prompt = ""
+        added = self._tokenizer.added_tokens_decoder
+        self.reasoning = find_reasoning(map(str, added.values()), self.template, prompt, named)
+        specials = [str(token) for token in added.values() if token.special]
+        self.shown_specials = kept_tokens(self.reasoning, specials)
+        inner = inner_ends(self.reasoning)
+        goes_on = {number for number, token in added.items() if str(token) in inner}
+        self.stop_ids = tuple(number for number in self.stop_ids if number not in goes_on)
 
     @property
     def template_hash(self) -> str:
@@ -179,7 +161,9 @@ class ChatEncoder:
             notes: Gets what happened to samples that are encoded all the same.
         """
         results: list[Encoded | str] = []
-        for sample, found in zip(samples, self.locate(samples), strict=True):
+        escapes = tokenization.special_tokens_in_text == "escape"
+        located = self.locate(samples, escapes=escapes)
+        for sample, found in zip(samples, located, strict=True):
             results.append(
                 found
                 if isinstance(found, str)
@@ -187,10 +171,29 @@ class ChatEncoder:
             )
         return results
 
-    def locate(self, samples: Sequence[Sample]) -> Iterator[Located | str]:
-        """Tokens and responses in the text of every sample in order, or why there are none."""
+    def escaping(self) -> ChatEncoder:
+        """The same encoder, to which no text is a control token, that of prompts neither."""
+        other = copy(self)
+        other._escapes = True
+        return other
+
+    @property
+    def escapes(self) -> bool:
+        """Whether no text is a control token to it, whatever a tokenization says."""
+        return self._escapes
+
+    def locate(
+        self, samples: Sequence[Sample], *, escapes: bool = False
+    ) -> Iterator[Located | str]:
+        """Tokens and responses in the text of every sample in order, or why there are none.
+
+        Args:
+            samples: Conversations.
+            escapes: Whether text that reads as a control token stays text.
+        """
         for start in range(0, len(samples), _BATCH_SIZE):
-            yield from self._locate_batch(samples[start : start + _BATCH_SIZE])
+            batch = samples[start : start + _BATCH_SIZE]
+            yield from self._locate_batch(batch, escapes or self._escapes)
 
     def prompt_ids(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Tokens of each prompt with the start of an assistant turn, to generate from.
@@ -210,8 +213,27 @@ class ChatEncoder:
         if not texts:
             return []
         self._tell_lost(prompts, texts)
+        said = self.control.said_of(map(_turns, prompts), escapes=self._escapes)
+        if said and not self._has_told_control:
+            self._has_told_control = True
+            logger.warning("%s", said)
         texts = [text.rstrip(" ") for text in texts]
-        return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        if self._escapes:
+            pairs = zip(prompts, texts, ids, strict=True)
+            ids = [self._escaped_prompt(*one) for one in pairs]
+        return ids
+
+    def _escaped_prompt(self, prompt: Sequence[Message], text: str, ids: list[int]) -> list[int]:
+        """The tokens of a prompt of which no text is a control token; they are `ids` for most."""
+        turns = _turns(prompt)
+        if not self.control.in_turns(turns):
+            return ids
+        hidden = self._template.render(self.control.hidden(turns), add_generation_prompt=True)
+        tokens = self.control.tokens(text, hidden.rstrip(" "))
+        if tokens is None:
+            raise ValueError(f"a prompt cannot be used: {NOT_ESCAPED}")
+        return tokens.ids
 
     def _find_ends(self, known: list[int]) -> None:
         tokenizer = self._tokenizer
@@ -247,8 +269,8 @@ class ChatEncoder:
                 self._template.name, first, place, len(lost), len(prompts),
             )  # fmt: skip
 
-    def _locate_batch(self, samples: Sequence[Sample]) -> list[Located | str]:
-        rendered = [self._rendered(sample) for sample in samples]
+    def _locate_batch(self, samples: Sequence[Sample], escapes: bool) -> list[Located | str]:
+        rendered = [self._rendered(_turns(one.messages), len(one.prompt)) for one in samples]
         texts = [found[0] for found in rendered if not isinstance(found, str)]
         if not texts:
             return [found for found in rendered if isinstance(found, str)]
@@ -260,26 +282,51 @@ class ChatEncoder:
             verbose=False,
         )
         rows = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
-        return [
+        located = [
             found
             if isinstance(found, str)
             else Located(found[0], found[1], *_arrays(*next(rows)), lost=found[2])
             for found in rendered
         ]
+        if not escapes:
+            return located
+        return [
+            found if isinstance(found, str) else self._escaped(sample, found)
+            for sample, found in zip(samples, located, strict=True)
+        ]
 
-    def _rendered(self, sample: Sample) -> tuple[str, list[Response], list[Lost]] | str:
-        """The text, the responses in it, and the turns that are not in it."""
+    def _escaped(self, sample: Sample, found: Located) -> Located | str:
+        """A conversation of which no turn's text is a control token; the same for most."""
         turns = _turns(sample.messages)
+        if not self.control.in_turns(turns):
+            return found
+        hidden = self._rendered(self.control.hidden(turns), len(sample.prompt))
+        if isinstance(hidden, str):
+            return hidden
+        tokens = self.control.tokens(found.text, hidden[0])
+        if tokens is None:
+            return NOT_ESCAPED
+        # Found in the hidden text, in which no turn holds what looks like its end.
+        return Located(found.text, hidden[1], *_arrays(*tokens), lost=hidden[2])
+
+    def _rendered(
+        self, turns: list[tuple[str, str]], num_prompt: int
+    ) -> tuple[str, list[Response], list[Lost]] | str:
+        """The text, the responses in it, and the turns that are not in it."""
         try:
             text = self._template.render(turns)
         except REFUSALS as error:
             return refusal(error)
         roles = tuple(role for role, _ in turns)
         answers = frozenset(
-            place for place in range(len(sample.prompt), len(turns)) if roles[place] == "assistant"
+            place for place in range(num_prompt, len(turns)) if roles[place] == "assistant"
         )
         layout = self._template.layout(roles)
         found, lost = find_turns(layout.frame, text, turns, answers)
+        changed = [one.place for one in lost if not one.is_dropped]
+        shorter = self.reasoning.shortened(turns, changed)
+        if shorter is not None:  # the template left out no more than what was thought
+            found, lost = find_turns(layout.frame, text, shorter, answers)
         responses = {
             turn.place: response_of(
                 layout, text, turn, roles[turn.place - 1] if turn.place else "", self._end_of_turn
@@ -305,37 +352,40 @@ class ChatEncoder:
                     "template, or set tokenization.dropped_turn=keep"
                 )
             notes.add(f"{self._template.name} {lost}", sample.id)
-        mask = response_mask(found.offsets, found.spans)
-        return _fit(sample.id, found.input_ids, mask, tokenization)
+        if self.reasoning.is_left_out(found.text, _turns(sample.messages), found.responses):
+            notes.add(f"{self._template.name} leaves the reasoning out of a turn", sample.id)
+        held = self.control.held(_turns(sample.messages))
+        if held and tokenization.special_tokens_in_text == "exclude":
+            return f"{held[0].said(escapes=False)} (tokenization.special_tokens_in_text=exclude)"
+        escapes = self._escapes or tokenization.special_tokens_in_text == "escape"
+        for what in dict.fromkeys(one.said(escapes=escapes) for one in held):
+            notes.add(what, sample.id)
+        spans = self._learned_spans(sample, found, tokenization, notes)
+        if not spans:
+            return "the response is nothing but reasoning, which tokenization.reasoning=mask masks"
+        mask = response_mask(found.offsets, spans)
+        return fit(sample.id, found.input_ids, mask, tokenization)
+
+    def _learned_spans(
+        self, sample: Sample, found: Located, tokenization: Tokenization, notes: Notes
+    ) -> list[Span]:
+        """The characters that carry the loss: with reasoning, or without."""
+        blocks = [self.reasoning.blocks(found.text, *span) for span in found.spans]
+        if not any(blocks):
+            return found.spans
+        is_masked = tokenization.reasoning == "mask"
+        learned = "carries no loss" if is_masked else "is learned like the answer"
+        notes.add(f"reasoning in the response {learned}", sample.id)
+        if not is_masked:
+            return found.spans
+        pairs = zip(found.spans, blocks, strict=True)
+        return [Span(*part) for span, inner in pairs for part in outside(*span, inner)]
 
 
-def response_mask(offsets: np.ndarray, spans: Sequence[Span]) -> Bool[np.ndarray, " T"]:
-    """Which tokens share a character with a response.
-
-    Args:
-        offsets: Start and end (exclusive) of each token in the text, [T, 2].
-        spans: The responses.
-    """
-    starts, ends = _with_blanks(offsets)
-    mask = np.zeros(len(offsets), dtype=bool)
-    # Normalizers may bring tokens out of order: these bounds hold all that share a character.
-    furthest, nearest = np.maximum.accumulate(ends), np.minimum.accumulate(starts[::-1])[::-1]
-    for span in spans:
-        own = slice(np.searchsorted(furthest, span.start), np.searchsorted(nearest, span.end))
-        # A token without characters at the very start is a word-start mark that belongs to it.
-        reaches = (ends[own] > span.start) | (starts[own] == span.start)
-        mask[own] |= reaches & (starts[own] < span.end)
-    return mask
-
-
-def _with_blanks(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends of tokens; those of blanks only, which may be trimmed away, with them."""
-    starts, ends = offsets[:, 0].copy(), offsets[:, 1]
-    is_empty = starts == ends
-    if is_empty.any():
-        reached = np.maximum.accumulate(np.where(is_empty, 0, ends))
-        starts[is_empty] = np.minimum(np.concatenate([[0], reached[:-1]]), starts)[is_empty]
-    return starts, ends
+def _names(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, ...]:
+    names = tokenizer.convert_ids_to_tokens(list(ids))
+    assert isinstance(names, list)
+    return tuple(names)
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
@@ -344,20 +394,3 @@ def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
 
 def _arrays(ids: list[int], offsets: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2)
-
-
-def _fit(
-    key: str, input_ids: np.ndarray, mask: np.ndarray, tokenization: Tokenization
-) -> Encoded | str:
-    """The sample within `max_length`, or why it does not fit."""
-    if not mask.any():
-        return "the tokenizer gives no token for the response"
-    length, most = len(input_ids), tokenization.max_length
-    if length <= most:
-        return Encoded(key, input_ids, mask, is_truncated=False)
-    if tokenization.truncate == "drop":
-        return f"{length} tokens are more than max_length={most}"
-    num_prompt = int(mask.argmax())
-    if num_prompt >= most:
-        return f"the prompt's {num_prompt} tokens leave no response token within max_length={most}"
-    return Encoded(key, input_ids[:most], mask[:most], is_truncated=bool(mask[most:].any()))

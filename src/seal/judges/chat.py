@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from seal.data.reasoning import Reasoning
+
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
@@ -97,8 +99,12 @@ def content_of(body: bytes) -> tuple[str, str]:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Passing(f"its answer is cut off or no chat completion: {body[:80]!a}") from error
     if isinstance(content, str) and content.strip():
-        is_cut = choice.get("finish_reason") == "length"
-        return content, "unparsable: the judge's answer was cut off at its length" if is_cut else ""
+        if choice.get("finish_reason") == "length":
+            return content, "unparsable: the judge's answer was cut off at its length"
+        parts = Reasoning().parts(content)  # what a judge considers is not what it concludes
+        if parts.state == "unclosed":
+            return content, "unparsable: the judge's answer ended in its reasoning"
+        return parts.answer, ""
     reason = str(refusal or choice.get("finish_reason") or "an empty answer")
     return str(refusal or ""), f"unparsable: the judge does not judge it ({reason[:80]!a})"
 

@@ -12,6 +12,7 @@ from jinja2.exceptions import TemplateError
 from pydantic import Field, model_validator
 
 from seal.artifacts.provenance import file_hash
+from seal.data.reasoning import Reasoning
 from seal.generation import Decoding, context_length, generate_batches
 from seal.judges.guard_families import FAMILIES, Family, FamilyName, family_of, render
 from seal.judges.judge import Exchange, Judge, Judgement, Verdict
@@ -146,7 +147,8 @@ class GuardModel(Judge):
         return lm.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _judgement(self, key: str, answer: str, family: Family) -> Judgement:
-        reading = family.read(answer)
+        parts = Reasoning().parts(answer)  # what a guard considers is not what it concludes
+        reading = None if parts.state == "unclosed" else family.read(parts.answer)
         if reading is None:
             problem = f"unparsable: not an answer of {self.family_name}: {answer[:80]!a}"
             return Judgement(key, raw=answer, problem=problem)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -11,14 +13,23 @@ from typing import Any
 
 from pydantic import model_validator
 
-from seal.artifacts.evaluation import Measurement, TaskResult, load_measurements, save_task_result
+from seal.artifacts.evaluation import (
+    Measurement,
+    TaskResult,
+    count_answers,
+    load_measurements,
+    save_task_result,
+)
 from seal.artifacts.settings import Settings, error_at
 from seal.generation import Decoding
 from seal.metrics import estimate
 from seal.progress import Progress, silent
 from seal.server import ServerSettings
+from seal.tasks.prompt_task import PromptTask
 from seal.tasks.task import Subject
 from seal.tasks.union import AnyTask
+
+logger = logging.getLogger(__name__)
 
 
 class EvaluateSettings(Settings):
@@ -99,6 +110,8 @@ def evaluate(
 ) -> tuple[Measurement, ...]:
     """Run every task and write `<task>/responses.jsonl`, `<task>/scores.jsonl` and `metrics.json`.
 
+    A warning tells of answers that never came, because the model was still reasoning.
+
     Args:
         subject: The model to measure.
         settings: The tasks.
@@ -123,10 +136,31 @@ def evaluate(
         (folder / task.name).mkdir()
         save_task_result(TaskResult(named, result.responses), folder / task.name)
         found.extend(named)
+        if isinstance(task, PromptTask):
+            _warn(task.name, count_answers(result.responses), settings.decoding)
         progress("tasks", done + 1, len(settings.tasks))
     metrics = {part.metric: estimate(part).model_dump() for part in found}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
     return tuple(found)
+
+
+def load_answer_counts(folder: Path, tasks: Sequence[AnyTask]) -> dict[str, dict[str, int]]:
+    """Task -> what `count_answers` counts, in a folder that `evaluate` wrote; of tasks that ask.
+
+    Raises:
+        ValueError: If the responses cannot be read.
+    """
+    found = {}
+    for name in (task.name for task in tasks if isinstance(task, PromptTask)):
+        path = folder / name / "responses.jsonl"
+        try:
+            with path.open(encoding="utf-8") as file:
+                found[name] = count_answers([json.loads(line) for line in file])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: not the responses of a task ({error!r}). Evaluate the model again."
+            ) from error
+    return found
 
 
 def load_evaluation(folder: Path) -> tuple[Measurement, ...]:
@@ -147,3 +181,17 @@ def load_evaluation(folder: Path) -> tuple[Measurement, ...]:
     except (OSError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
     raise ValueError(f"{folder}: not a complete evaluation ({reason}). Evaluate the model again.")
+
+
+def _warn(task: str, counts: Mapping[str, int], decoding: Decoding) -> None:
+    if counts["num_unclosed"]:
+        logger.warning(
+            "%s: %d of %d answers ended while the model was still reasoning. They are no answers, "
+            "neither refusals nor attacks that succeeded. Raise max_new_tokens=%d of the decoding",
+            task, counts["num_unclosed"], counts["num"], decoding.max_new_tokens,
+        )  # fmt: skip
+    if counts["num_cut"]:
+        logger.info(
+            "%s: %d of %d answers are as long as max_new_tokens=%d lets them be",
+            task, counts["num_cut"], counts["num"], decoding.max_new_tokens,
+        )  # fmt: skip

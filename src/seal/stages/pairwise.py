@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from seal.artifacts.evaluation import Estimate
+from seal.artifacts.evaluation import Estimate, answer_of
 from seal.artifacts.settings import Settings
 from seal.data.sample import Message, transcript
 from seal.judges.judging import Judging
@@ -165,7 +165,7 @@ def _responses(path: Path, task: str) -> dict[str, _Response]:
             continue
         try:
             row = json.loads(line)
-            found[row["id"]] = _Response(_asked(row), _text(row["response"]))
+            found[row["id"]] = _Response(_asked(row), _text(answer_of(row)))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}:{number}: no response that could be compared ({type(error).__name__}: "

@@ -20,6 +20,7 @@ from pydantic import model_validator
 from seal.artifacts.settings import Settings, error_at
 from seal.data.sample import Message, transcript
 from seal.judges.union import AnyJudge
+from seal.stages.report_page.answer_counts import answer_notes
 from seal.stages.report_page.arms import measured_arms
 from seal.stages.report_page.card import data_card
 from seal.stages.report_page.compared import ArmRanking, ArmResult, Comparison, MetricSource
@@ -103,6 +104,8 @@ def _document(comparison: Comparison) -> dict[str, Any]:
         "title": comparison.title,
         "ranker": comparison.ranker,
         **measured_arms(comparison),
+        "answers": comparison.answers,
+        "answer_notes": answer_notes(comparison.answers),
         **pool_numbers(comparison),
         "arm_rankings": arm_rankings(comparison),
         "pairwise": list(comparison.pairwise),

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from seal.artifacts.evaluation import Measurement, TaskResult
+from seal.artifacts.evaluation import Measurement, TaskResult, answer_of
 from seal.data.sample import Message
 from seal.tasks.answers import answers
 from seal.tasks.prompt_task import Limit, PromptTask
@@ -98,7 +98,7 @@ class Gsm8k(PromptTask):
         """Whether each response has the number."""
         rows, solved = [], {}
         for item, row in zip(items, answers(subject, items).rows, strict=True):
-            wanted, got = final_number(item.texts[1]), final_number(row["response"])
+            wanted, got = final_number(item.texts[1]), final_number(answer_of(row))
             solved[item.id] = float(got == wanted)
             rows.append({**row, "wanted": str(wanted), "got": None if got is None else str(got)})
         return TaskResult((Measurement("accuracy", "rate", solved),), tuple(rows))

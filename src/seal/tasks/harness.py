@@ -17,8 +17,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from seal.artifacts.evaluation import Measurement, TaskResult
+from seal.data.reasoning import Reasoning
 from seal.data.sample import ID_LENGTH
 from seal.tasks.task import Subject, Task, TaskName
 
@@ -118,6 +120,8 @@ class LmEval(Task):
                 tokenizer=copy.deepcopy(subject.lm.tokenizer),
                 backend="causal",
                 batch_size=subject.decoding.batch_size,
+                # what a model thinks before it answers is no answer
+                think_end_token=think_end(subject.reasoning, subject.lm.tokenizer),
             )
             try:
                 return harness.evaluator.simple_evaluate(
@@ -151,6 +155,18 @@ class _Harness:
                 f"the task lm_eval needs lm-evaluation-harness, which cannot be imported ({error})."
                 ' Install it: pip install "seal[eval]"'
             ) from error
+
+
+def think_end(reasoning: Reasoning, tokenizer: PreTrainedTokenizerBase) -> str | int | None:
+    """What lm-eval, which takes one mark, is to look for: a token behind which the answer begins.
+
+    As an id where the mark ends in an added token: lm-eval leaves special tokens out of the text.
+    """
+    added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
+    for _, closing in reasoning.own:
+        ending = [number for text, number in added.items() if text and closing.endswith(text)]
+        return ending[0] if ending else closing
+    return None
 
 
 def _metric_name(task: str, metric: str) -> str:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
+from seal.data.exclusions import advice, is_length
 from seal.data.notes import Notes
 from seal.data.sample import Sample
 from seal.data.tokenize import Encoded, Tokenization
@@ -77,14 +78,16 @@ def _encode(
     encoded, notes = [], Notes()
     for sample, row in zip(samples, lm.encoder.encode(samples, tokenization, notes), strict=True):
         if isinstance(row, str):
+            way = f"raise max_length={max_length}" if is_length(row) else advice(row)
+            way = f"{way[:1].lower()}{way[1:]}, or " if way else ""
             raise ValueError(
                 f"{places[sample.id]}: {row}. Every model must be measured on the same items: "
-                f"raise max_length={max_length}, or take this one out of the file."
+                f"{way}take this one out of the file."
             )
         encoded.append(row)
     for note in notes:
         logger.warning(
-            "%s in %d of %d items, which are measured without it (first: %s)",
+            "%s in %d of %d items, which are measured so (first: %s)",
             note.what, note.num_samples, len(encoded), places[note.example],
         )  # fmt: skip
     num_truncated = sum(row.is_truncated for row in encoded)

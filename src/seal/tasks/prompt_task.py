@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from seal.artifacts.evaluation import Measurement, TaskResult
+from seal.artifacts.evaluation import Measurement, TaskResult, answer_of
 from seal.judges.judge import Verdict
 from seal.judges.union import AnyJudge
 from seal.tasks.answers import Answers, answers, check_verdict, judged_answers, may_fail
@@ -158,7 +158,7 @@ class AnswersTask(PromptTask, ABC):
 
     def measure(self, found: Answers) -> tuple[Measurement, ...]:
         """The values of these metrics, from answers."""
-        lengths = {row["id"]: float(len(row["response"])) for row in found.rows}
+        lengths = {row["id"]: float(len(answer_of(row))) for row in found.rows}
         parts = [Measurement("response_characters", "mean", lengths)]
         if self.judge is None:
             return tuple(parts)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from seal.artifacts.evaluation import TaskResult
 from seal.artifacts.settings import Settings
+from seal.data.reasoning import Reasoning
 from seal.generation import Decoding
 from seal.judges.judging import Judging
 from seal.models import LanguageModel
@@ -34,6 +35,11 @@ class Subject:
     decoding: Decoding
     responder: Responder
     judging: Judging
+
+    @property
+    def reasoning(self) -> Reasoning:
+        """How the model's reasoning is told from its answers."""
+        return Reasoning() if self.model is None else self.model.encoder.reasoning
 
     @property
     def lm(self) -> LanguageModel:

@@ -12,6 +12,7 @@ from seal.artifacts.selection import Selection
 from seal.cut import Cut
 from seal.data.sample import Sample
 from seal.rankers.ranker import Ranker
+from seal.stages.report_page.answer_counts import AnswerCounts
 from seal.stages.report_page.findings import Evidence
 
 Role = Literal["base", "all", "random", "oracle", "candidate"]
@@ -106,6 +107,7 @@ class Comparison:
         pairwise: One entry per arm, task and arm that it is compared with: "task", "arm",
             "against", "judge", "win_rate" and what belongs to it; empty where nobody was asked.
         ranker_class: Words the columns of `ranking`; None words none.
+        answers: Arm -> task -> what is odd about its answers, in numbers, over all training seeds.
         replay: What makes all of this again, by what is made, e.g. {"run": "seal run x.yaml"}.
     """
 
@@ -131,5 +133,6 @@ class Comparison:
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     arm_rankings: Mapping[str, ArmRanking] = field(default_factory=dict)
     pairwise: tuple[dict[str, Any], ...] = ()
+    answers: AnswerCounts = field(default_factory=dict)
     replay: Mapping[str, str] = field(default_factory=dict)
     ranker_class: type[Ranker] | None = None
