@@ -80,9 +80,11 @@ class _WithGradient(torch.autograd.Function):
         return losses, *others
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        of_losses = upstream[0]  # nothing else has a gradient
+        assert of_losses is not None
         (gradient,) = ctx.saved_tensors
-        return (gradient * upstream[:, None]).to(gradient.dtype), None, None, None
+        return (gradient * of_losses[:, None]).to(gradient.dtype), None, None, None
 
 
 def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
