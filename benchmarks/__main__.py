@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ PARTS = {
     "trl": ("steps", "against_trl", "a step of SEAL beside a step of TRL's SFTTrainer"),
     "penalty": ("steps", "against_memory_efficient", "Algorithm 1 beside Algorithm 2"),
     "published": ("steps", "against_published", "the published loop beside SEAL"),
+    "vocabulary": ("vocabulary", "against_lean_loop", "train and rank seal with 49,152 words"),
     "scoring": ("scoring", "against_bare_loop", "one-pass scoring beside a bare forward loop"),
     "backends": ("loss_backends", "against_plain", "each loss backend beside the plain loss"),
     "scaling": ("scaling", "flatness", "1,000 to 100,000 samples through ranking, without a model"),
@@ -54,6 +56,8 @@ def main(words: Sequence[str] | None = None) -> None:
             function = "million"
         sys.stderr.write(f"{name}: {what} ...\n")
         run = getattr(importlib.import_module(f"benchmarks.{module}"), function)
+        if name == "vocabulary" and given.model:
+            run = partial(run, path=given.model)
         lines += run(given.size, given.seconds)
     around = surroundings("cpu")
     _write(lines, around, given.json)
@@ -79,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("parts", nargs="*", metavar="PART", help="default: all")
     parser.add_argument("--size", choices=["tiny", "small"], default="small", help="of the model")
     parser.add_argument("--seconds", type=float, default=60.0, help="of timing, for each part")
+    parser.add_argument("--model", help="vocabulary: a model's folder, instead of a random one")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument(
         "--million", action="store_true", help="scaling: also a million samples; takes long"

@@ -31,7 +31,10 @@ Loop = Callable[[nn.Module, Work, Watch, Sequence[Visit]], object]
 _LOOPS = {
     "forward": ("benchmarks.loops", "forward"),
     "plain": ("benchmarks.loops", "plain"),
+    "lean": ("benchmarks.loops", "lean"),
+    "lean_twice": ("benchmarks.loops", "lean_twice"),
     "published": ("benchmarks.loops", "published"),
+    "train": ("benchmarks.with_trl", "seal_train"),
     "scoring": ("benchmarks.with_seal", "scoring"),
     "seal": ("benchmarks.with_seal", "seal"),
     "penalty": ("benchmarks.with_seal", "penalty"),
@@ -68,6 +71,39 @@ def plain(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit]) -
             (loss * len(chosen) / len(rows)).backward()
         nn.utils.clip_grad_norm_(weights, MAX_GRAD_NORM)
         optimizer.step()
+        if not watch.mark():
+            return
+
+
+def lean(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit]) -> None:
+    """Plain fine-tuning with logits of response tokens alone; nothing is left to leave out."""
+    _lean(model, work, watch, visits, twice=False)
+
+
+def lean_twice(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit]) -> None:
+    """The same, and another adapter that learns from the pool alone: what Algorithm 1 does."""
+    _lean(model, work, watch, visits, twice=True)
+
+
+def _lean(
+    model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit], *, twice: bool
+) -> None:
+    adapted, device = put_adapter(model), device_of(model)
+    weights = trained(adapted)
+    optimizer = torch.optim.Adam(weights, lr=LEARNING_RATE, betas=BETAS)
+    for visit in visits:
+        for rows in (visit.safe + visit.pool, *([visit.pool] if twice else [])):
+            optimizer.zero_grad()
+            for chosen in longest_first(rows, work.size.micro_batch):
+                batch = pad(chosen, device)
+                mask = batch.response_mask[:, 1:]
+                decoder = adapted.get_base_model().get_decoder()  # pyright: ignore
+                states = decoder(**batch.model_inputs(), use_cache=False).last_hidden_state
+                logits = adapted.get_output_embeddings()(states[:, :-1][mask])  # pyright: ignore
+                nll = F.cross_entropy(logits.float(), batch.input_ids[:, 1:][mask])
+                (nll * len(chosen) / len(rows)).backward()
+            nn.utils.clip_grad_norm_(weights, MAX_GRAD_NORM)
+            optimizer.step()
         if not watch.mark():
             return
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,11 @@ from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsag
 
 from benchmarks.loops import BETAS, LEARNING_RATE, MAX_GRAD_NORM, device_of
 from benchmarks.timing import Watch
+from benchmarks.with_seal import encode
 from benchmarks.workload import Row, Visit, Work, longest_first, make_tokenizer, put_adapter
+from seal.stages.response_head import put_response_head
+from seal.stages.trainer import Watch as StepWatch
+from seal.stages.trainer import WatchedTrainer
 
 _IGNORED = -100
 
@@ -36,14 +40,20 @@ def trl(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit]) -> 
     _fit(model, work, watch, visits, checkpoint=False)
 
 
+def seal_train(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit]) -> None:
+    """The train stage's own trainer: TRL's, watched, with losses of response tokens alone."""
+    _fit(model, work, watch, visits, checkpoint=False, is_seals=True)
+
+
 def trl_checkpointed(model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit]) -> None:
     """The same with its own checkpoints of activations."""
     _fit(model, work, watch, visits, checkpoint=True)
 
 
 def _fit(
-    model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit], *, checkpoint: bool
-) -> None:
+    model: nn.Module, work: Work, watch: Watch, visits: Sequence[Visit],
+    *, checkpoint: bool, is_seals: bool = False,
+) -> None:  # fmt: skip
     rows_of_step = len(visits[0].pool) + len(visits[0].safe)
     rows = [
         row
@@ -73,13 +83,16 @@ def _fit(
             report_to="none",
             disable_tqdm=True,
         )
-        trainer = SFTTrainer(
+        trainer = (WatchedTrainer if is_seals else SFTTrainer)(
             model=_adapted(model),
             args=config,
             train_dataset=_dataset(rows),
             processing_class=make_tokenizer(work.size.config.vocab_size),
             callbacks=[_Marks(watch)],
         )
+        if isinstance(trainer, WatchedTrainer):
+            put_response_head(cast(nn.Module, trainer.model))
+            trainer.watch = StepWatch(encode(rows), most=0, tell=lambda _: None)
         trainer.remove_callback(PrinterCallback)  # without tqdm, transformers prints its log
         trainer.train()
 

@@ -82,6 +82,24 @@ SIZES = {
         batch=4,
         micro_batch=4,
     ),
+    # The vocabulary and width of SmolLM2-135M, with fewer blocks: its output layer weighs more.
+    "vocabulary": Size(
+        LlamaConfig(
+            **_SPECIAL,
+            vocab_size=49_152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=8,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            tie_word_embeddings=True,
+        ),
+        torch.float32,
+        prompt=(16, 128),
+        response=(16, 160),
+        batch=4,
+        micro_batch=8,
+    ),
     # Llama-3.2-1B.
     "1b": Size(
         LlamaConfig(

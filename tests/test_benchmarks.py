@@ -223,14 +223,18 @@ def test_batches_are_padded_on_the_left_and_positions_start_at_the_text():
         assert response.sum() == row.response_mask.sum()
 
 
-@pytest.mark.parametrize("name", ["plain", "trl", "penalty", "published"])
+TWICE = ("penalty", "lean_twice")
+NAMES = ["plain", "trl", "penalty", "published", "lean", "lean_twice", "train"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_loop_trains_on_the_tokens_that_seal_trains_on(name):
     work = make_work(TINY, 2)
     expected, _ = tokens_of_steps("seal", work)
     found, num_steps = tokens_of_steps(name, work)
     assert num_steps == 2
     # Algorithm 1 sees the pool a second time.
-    pool = sum(len(row.input_ids) for row in work.pool) if name == "penalty" else 0
+    pool = sum(len(row.input_ids) for row in work.pool) if name in TWICE else 0
     assert found == expected + pool
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from seal.loss_backends import choice, liger, plain_chunked, trl_fused
-from seal.loss_backends.backend import IGNORED, Head, LossBackend
+from seal.loss_backends import choice, chunks, liger, trl_fused
+from seal.loss_backends.backend import IGNORED, Head, LossBackend, nll_of
 from seal.loss_backends.choice import BACKENDS, choose, refusal, set_loss_backend
 from seal.loss_backends.heads import find_head
 from seal.loss_backends.self_test import self_test
@@ -63,7 +63,7 @@ HEADS = {
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("name", ON_CPU)
 def test_losses_and_gradients_are_those_of_the_written_out_loss(name, kind, monkeypatch):
-    monkeypatch.setattr(plain_chunked, "CHUNK_LOGITS", 57 * 4)  # 4 tokens at a time, then 3
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS", 57 * 4)  # 4 tokens at a time, then 3
     monkeypatch.setattr(trl_fused, "_SMALL_TILE", 10)
     head = make_head(**HEADS[kind])
     if BACKENDS[name].refusal(head) is not None:
@@ -90,6 +90,15 @@ def test_nothing_else_is_needed_to_score_without_a_graph(name):
     with torch.inference_mode():
         found = BACKENDS[name].token_nll(hidden, labels, head)
     torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_losses_over_a_real_vocabulary_are_right_to_the_last_digits():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 49_152, generator=generator) * 2
+    labels = torch.randint(49_152, (20,), generator=generator)
+    logits[torch.arange(20), labels] += 14  # a sum of one large number and many small ones
+    expected = -logits.double().log_softmax(1).gather(1, labels[:, None]).squeeze(1)
+    torch.testing.assert_close(nll_of(logits, labels).double(), expected, atol=4e-6, rtol=0)
 
 
 def saved_bytes(function) -> int:
@@ -120,7 +129,7 @@ def test_no_logits_are_kept_for_the_backward_pass(name):
 
 
 def test_chunks_of_the_plain_loss_are_never_larger_than_said(monkeypatch):
-    monkeypatch.setattr(plain_chunked, "CHUNK_LOGITS", 3000 * 40)
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS", 3000 * 40)
     head, (hidden, labels, upstream) = make_head(3000), make_inputs(100, 3000)
     sizes = []
     original = Head.logits
@@ -128,6 +137,22 @@ def test_chunks_of_the_plain_loss_are_never_larger_than_said(monkeypatch):
     (BACKENDS["plain_chunked"].token_nll(hidden, labels, head) * upstream).sum().backward()
     assert sizes[:3] == [40, 40, 20]  # forward; then again, in the backward pass
     assert sorted(sizes[3:]) == [20, 40, 40]
+
+
+def test_logits_of_a_frozen_layer_are_made_once_and_not_kept(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS", 3000 * 40)
+    head, (hidden, labels, upstream) = make_head(3000), make_inputs(100, 3000)
+    head.layer.requires_grad_(False)
+    (expected,) = torch.autograd.grad(head.nll(hidden, labels), hidden, upstream)
+    sizes = []
+    original = Head.logits
+    monkeypatch.setattr(Head, "logits", lambda *args: sizes.append(len(args[1])) or original(*args))
+    losses = BACKENDS["plain_chunked"].token_nll(hidden, labels, head)
+    (kept,) = losses.grad_fn.saved_tensors
+    assert kept.shape == hidden.shape
+    (found,) = torch.autograd.grad(losses, hidden, upstream)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert sizes == [40, 40, 20]
 
 
 class Wrong(LossBackend):
@@ -236,6 +261,7 @@ def test_a_wrong_backend_that_was_asked_for_is_refused_by_name(monkeypatch):
 
 def test_auto_passes_over_a_wrong_backend_with_one_warning(monkeypatch, caplog):
     monkeypatch.setattr(choice, "LOGITS_BUDGET", 0)
+    monkeypatch.setattr(choice, "_ELSEWHERE", choice._ON_CUDA[1:])
     monkeypatch.setitem(BACKENDS, "torch_chunked", Wrong(WRONG["mean"][0]))
     model = make_model(320)
     with caplog.at_level(logging.WARNING):
@@ -259,9 +285,18 @@ def test_auto_keeps_the_plain_loss_up_to_the_budget(monkeypatch):
     assert choose(model, 10) is None
     chosen = choose(model, 11)
     assert chosen is not None
-    assert chosen.backend.name == "torch_chunked"
+    assert chosen.backend.name == "plain_chunked"
     set_loss_backend(model, "plain")
     assert choose(model, 11) is None
+
+
+@pytest.mark.parametrize("why", ["frozen", "scoring"])
+def test_auto_makes_no_logits_but_those_of_responses_where_they_are_made_once(why):
+    model = make_model(320).requires_grad_(why != "frozen")
+    with torch.set_grad_enabled(why == "frozen"):
+        chosen = choose(model, 1)
+    assert chosen is not None
+    assert chosen.backend.name == "plain_chunked"
 
 
 def test_auto_prefers_trl_on_cuda(monkeypatch):

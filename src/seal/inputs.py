@@ -26,6 +26,7 @@ from seal.data.sample_store import Conversations, Samples
 from seal.data.token_store import EncodedRows
 from seal.data.tokenize import ChatEncoder, Encoded
 from seal.models import load_encoder, load_tokenizer, loaded_identity
+from seal.precision import recorded
 from seal.processes import refuse_several
 from seal.progress import Progress
 from seal.rankers.ranker import Ranker
@@ -39,7 +40,7 @@ class Inputs:
     """The inputs of one experiment.
 
     Attributes:
-        experiment: What is asked for.
+        experiment: What is asked for, in the precision that the run was begun in.
         run_dir: Where it goes.
         progress: Told how far the work is.
         budget: How long the work may take, counted from now on.
@@ -47,7 +48,7 @@ class Inputs:
     """
 
     def __init__(self, experiment: Experiment, progress: Progress) -> None:
-        self.experiment = experiment
+        self.experiment = recorded(experiment)
         self.run_dir = RunDir(experiment.run_dir)
         self.progress = progress
         if experiment.budget.seconds is not None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from seal.data.batches import Batch
+from seal.loss_backends.backend import nll_of
 from seal.loss_backends.choice import Chosen, choose
 from seal.loss_backends.heads import inputs_of
 
@@ -65,7 +65,7 @@ def token_nll(model: nn.Module, batch: Batch) -> TokenLosses:
 
 def token_losses(logits: Float[Tensor, "R V"], labels: Int64[Tensor, " R"]) -> Float[Tensor, " R"]:
     """-log p(label) of each prediction, in nats."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    return nll_of(logits, labels)
 
 
 def losses_and_entropy(

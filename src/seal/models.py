@@ -59,7 +59,8 @@ class ModelSpec(Settings):
     Attributes:
         path: A folder, or the name of a model on the Hub.
         revision: Commit, tag or branch on the Hub.
-        dtype: Of the weights; "auto" takes the checkpoint's own.
+        dtype: Of the weights; "auto" takes the checkpoint's own. A run on a CPU tries a checkpoint
+            in half precision in float32, too, and keeps to what is quicker there (dtype.json).
         quantization: "4bit" holds the linear layers in 4 bits (bitsandbytes, nf4, doubly
             quantised; arithmetic in bfloat16), to train adapters on: QLoRA. Needs the extra
             `quantized`.

@@ -22,6 +22,7 @@ from seal.grid import grid
 from seal.inputs import Inputs
 from seal.lab.build import shipped_model
 from seal.lab.world import write_world
+from seal.precision import settled
 from seal.processes import refuse_several
 from seal.progress import GridTable, Progress, silent
 from seal.stages import estimate as estimate_stage
@@ -34,7 +35,7 @@ _DEMO_WORLD = 4  # none of the worlds 0, 1 and 2, on which the lab was tuned
 
 def run(experiment: Experiment, progress: Progress = silent) -> Path:
     """All stages; returns the report's page."""
-    inputs = Inputs(experiment, progress)
+    inputs = Inputs(settled(experiment), progress)
     _rank(inputs)
     _select(inputs)
     _train(inputs)
@@ -44,7 +45,7 @@ def run(experiment: Experiment, progress: Progress = silent) -> Path:
 
 def rank(experiment: Experiment, progress: Progress = silent) -> Path:
     """Score the pool with every ranker; returns the folder of the ranking that the arms share."""
-    return _rank(Inputs(experiment, progress))
+    return _rank(Inputs(settled(experiment), progress))
 
 
 def select(experiment: Experiment, progress: Progress = silent) -> Path:
@@ -54,7 +55,7 @@ def select(experiment: Experiment, progress: Progress = silent) -> Path:
 
 def train(experiment: Experiment, progress: Progress = silent) -> Path:
     """Fine-tune every arm with every seed; returns the folder that holds them."""
-    return _train(Inputs(experiment, progress))
+    return _train(Inputs(settled(experiment), progress))
 
 
 def merge(experiment: Experiment, progress: Progress = silent) -> Path:
@@ -67,7 +68,7 @@ def merge(experiment: Experiment, progress: Progress = silent) -> Path:
 
 def evaluate(experiment: Experiment, progress: Progress = silent) -> Path:
     """Measure every arm and seed; returns the folder that holds the measurements."""
-    return _evaluate(Inputs(experiment, progress))
+    return _evaluate(Inputs(settled(experiment), progress))
 
 
 def report(experiment: Experiment, progress: Progress = silent) -> Path:
@@ -86,13 +87,13 @@ def bench(experiment: Experiment, progress: Progress = silent) -> Path:
     The rankings are beside those of the other stages, which neither need this nor change it.
     """
     refuse_several("seal bench")
-    return benchmark.bench(Inputs(experiment, progress))
+    return benchmark.bench(Inputs(settled(experiment), progress))
 
 
 def estimate(experiment: Experiment, progress: Progress = silent) -> dict[str, Any]:
     """What a run would take, cell by cell; measured in a few steps, of which nothing is kept."""
     refuse_several("seal estimate")
-    inputs = Inputs(experiment, progress)
+    inputs = Inputs(settled(experiment, keeps=False), progress)
     return estimate_stage.as_json(planning.plan(inputs))
 
 

@@ -51,7 +51,18 @@ class Head:
         """-log p(label) in nats, from all the logits; the softmax is in fp32, or fp64 as given."""
         logits = self.logits(hidden)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+        return nll_of(logits, labels)
+
+
+def nll_of(logits: Float[Tensor, "R V"], labels: Int64[Tensor, " R"]) -> Float[Tensor, " R"]:
+    """-log p(label) in nats; 0 where the label is `IGNORED`.
+
+    By logsumexp: over 49,152 words in fp32 torch's cross_entropy on a CPU is off by 1e-5 to 5e-5,
+    always to the same side, and takes longer.
+    """
+    is_ignored = labels == IGNORED
+    chosen = logits.gather(1, labels.masked_fill(is_ignored, 0)[:, None]).squeeze(1)
+    return (logits.logsumexp(dim=1) - chosen).masked_fill(is_ignored, 0.0)
 
 
 class LossBackend(ABC):

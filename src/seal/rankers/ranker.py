@@ -163,6 +163,10 @@ class Ranker(Settings):
         """The settings that decide scores, as JSON: neither memory nor when it gives up."""
         return self.model_dump(mode="json", exclude={"micro_batch_size", "max_skipped_steps"})
 
+    def needs_float32(self) -> str:
+        """Why half precision would spoil the scores, or ""; asked where the run leaves it open."""
+        return ""
+
     def extends(self) -> str:
         """Why a finished ranking cannot be added to, or "".
 

@@ -159,6 +159,14 @@ class Seal(Ranker):
             rankings[seed] = one.rank(own)
         return averaged(rankings)
 
+    def needs_float32(self) -> str:
+        """Algorithm 1 takes one loss from another that is nearly equal; "full" moves by little."""
+        if self.tuning == "full":
+            return "rank.tuning=full rounds most of its updates away in half precision"
+        if self.algorithm == "penalty":
+            return "rank.algorithm=penalty subtracts losses that differ by less than half precision"
+        return ""
+
     def extends(self) -> str:
         """Why a finished ranking cannot be gone on from, or ""."""
         if self.tuning == "full":

@@ -33,6 +33,7 @@ from seal.models import LanguageModel, ModelSpec, load_model, quiet_peft
 from seal.processes import processes
 from seal.progress import Progress, silent
 from seal.stages import training_memory
+from seal.stages.response_head import put_response_head
 from seal.stages.trainer import Watch, WatchedTrainer, labels_of, not_finite
 from seal.stages.training_log import Log
 from seal.stages.training_memory import NoRoomError, rehearse, say_smaller, smaller
@@ -188,6 +189,8 @@ def _trainer(fitting: Fitting, language: LanguageModel) -> WatchedTrainer:
             processing_class=language.tokenizer,
             peft_config=fitting.adapter,
         )
+    if not _is_sharded(trainer):
+        put_response_head(cast(nn.Module, trainer.model))
     trainer.remove_callback(PrinterCallback)  # without tqdm, transformers prints its log
     return trainer
 
