@@ -59,7 +59,7 @@ def _recipe(inputs: Inputs) -> Recipe:
         raise ValueError(
             f"model.path={model.path} is an adapter on its base, which other trainers would leave "
             f"out or overwrite. Make a whole model of it (seal merge-adapter {model.path} OUT), "
-            "and give that to the trainer: export once more with model.path=OUT."
+            "and export a run with model.path=OUT; or train here, with `seal train`."
         )
     template = model.chat_template
     lora = None

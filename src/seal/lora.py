@@ -240,7 +240,7 @@ def _check_patterns(model: PeftModel, config: LoraConfig, names: Sequence[str]) 
     adapted = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
     for field, keys in patterns.items():
-        idle = [key for key in keys if not any(_fits(key, name) for name in adapted)]
+        idle = [key for key in keys or () if not any(_fits(key, name) for name in adapted)]
         if idle:
             raise ValueError(
                 f"train.peft.{field}: {', '.join(idle)} matches no layer that the adapter is on. "

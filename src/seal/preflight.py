@@ -38,7 +38,7 @@ from seal.rankers.ranker import Ranker
 from seal.rankers.second_model import two_adapters
 from seal.server import ServerSettings
 from seal.sft import lora_config, sft_config
-from seal.stages.train import check_start
+from seal.stages.train import check_adapter
 from seal.starting_adapter import why_not_added_to
 from seal.tasks.items import task_items
 
@@ -96,14 +96,11 @@ def check_training(experiment: Experiment) -> None:
     if not any(arm.is_trained for arm in experiment.arms):
         return
     train, spec = experiment.train, experiment.model
-    check_start(spec, train)
-    skeleton = load_skeleton(spec)
-    if train.tuning == "lora":
-        config = lora_config(train.lora.config(), train.peft)
-        _check_merges(experiment, config)
-        check_fits(skeleton, config, "train.lora")
-    else:
-        _check_full(spec, skeleton)
+    if train.tuning == "full":
+        _check_full(spec)
+        return
+    check_adapter(spec, train)
+    _check_merges(experiment, lora_config(train.lora.config(), train.peft))
 
 
 def check_evaluation(inputs: Inputs) -> None:
@@ -161,8 +158,8 @@ def _check_merges(experiment: Experiment, config: LoraConfig) -> None:
         )
 
 
-def _check_full(spec: ModelSpec, skeleton: torch.nn.Module) -> None:
-    config: Any = skeleton.config
+def _check_full(spec: ModelSpec) -> None:
+    config: Any = load_skeleton(spec).config
     kind = getattr(torch, spec.dtype) if spec.dtype != "auto" else config.dtype
     if kind in (torch.bfloat16, torch.float16):
         raise ValueError(

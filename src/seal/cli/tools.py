@@ -202,7 +202,7 @@ def config_check(
     from seal.tracking import what_is_absent
 
     absent = what_is_absent(experiment.track)
-    for what in filter(None, (unseen, absent)):
+    for what in filter(None, (absent, unseen)):
         complain(f"On this machine, {what}")
 
 

@@ -30,7 +30,15 @@ from seal.checkpoint import Checkpoints
 from seal.data.load import DataSpec
 from seal.data.mix import mix_in
 from seal.data.tokenize import Encoded
-from seal.models import LoraSpec, ModelSpec, resolve_device, save_model, starting_adapter
+from seal.lora import check_fits
+from seal.models import (
+    LoraSpec,
+    ModelSpec,
+    load_skeleton,
+    resolve_device,
+    save_model,
+    starting_adapter,
+)
 from seal.processes import processes
 from seal.progress import Progress, silent
 from seal.sft import checked_arguments, lora_config, sft_config
@@ -146,7 +154,7 @@ def train(
     """
     rows = _training_set(encoded, mix, settings, seed)
     device = _device(spec)
-    check_start(spec, settings)
+    check_adapter(spec, settings)
     _check_free(folder)
     with _workplace(folder) as partial:
         is_lora = settings.tuning == "lora"
@@ -229,15 +237,20 @@ def _device(spec: ModelSpec) -> torch.device:
     return device
 
 
-def check_start(spec: ModelSpec, settings: TrainSettings) -> None:
-    """Refuse an adapter on an adapter where the two could not be saved as one.
+def check_adapter(spec: ModelSpec, settings: TrainSettings) -> None:
+    """Find out whether the model can carry the adapter to train; reads no weights.
 
     Raises:
-        ValueError: If it is so, with the way out.
+        ValueError: If it cannot, it could not be merged afterwards, or saved as one with the
+            adapter that `spec` names.
     """
+    if settings.tuning == "full":
+        return
+    config = lora_config(settings.lora.config(), settings.peft)
+    check_fits(load_skeleton(spec), config, "train.lora")
     start = starting_adapter(spec)
-    if start is not None and settings.tuning == "lora":
-        check_trainable(start, lora_config(settings.lora.config(), settings.peft).to_dict())
+    if start is not None:
+        check_trainable(start, config.to_dict())
 
 
 def _check_free(folder: Path) -> None:
