@@ -349,19 +349,15 @@ def _evaluation(inputs: Inputs, *, is_base: bool) -> Cell:
     if not is_base and experiment.train.tuning == "lora":
         adapted = add_lora(lm.model, experiment.train.lora, seed=0, key="train.lora").eval()
         lm = LanguageModel(adapted, lm.tokenizer, lm.encoder, lm.pad_id)
-    work, memory, lengths = Work(), 0, [1]
-    is_known = True
+    work, memory, lengths, is_known = Work(), 0, [1], True
     for task in experiment.evaluate.tasks:
         items = task_items(task, lm)
         if items is None:
             is_known = False
             continue
         if items.rows:
-            speed = measure_forward(
-                lm,
-                items.rows,
-                MicroBatches(None, decoding.batch_size, is_even=needs_even_rows(lm.model)),
-            )
+            passes = MicroBatches(None, decoding.batch_size, is_even=needs_even_rows(lm.model))
+            speed = measure_forward(lm, items.rows, passes)
             tokens = _num_tokens(items.rows)
             seconds += tokens * speed.seconds
             work += Work(forward=tokens)
