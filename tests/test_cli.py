@@ -398,6 +398,7 @@ def test_config_init_check_schema(folder: Path, capsys: pytest.CaptureFixture[st
 def test_config_check_tells_of_a_tracker_that_is_not_installed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("seal.preflight.check_model", lambda _: None)  # the model is not there
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
     assert cli.main(["config", "check", *WORDS, "track=[tensorboard]"]) == 0
     assert capsys.readouterr().err == ""

@@ -17,6 +17,7 @@ from seal.data.tokenize import Tokenization
 from seal.models import (
     LoraSpec,
     ModelSpec,
+    NoModelError,
     add_lora,
     load_model,
     load_tokenizer,
@@ -83,7 +84,7 @@ def test_a_broken_folder_is_one_readable_error(folder, damage, what, reason):
     damage(folder)
     with pytest.raises(ValueError, match=f"no {what} could be loaded from this folder") as caught:
         load_model(ModelSpec(path=str(folder)))
-    assert type(caught.value) is ValueError
+    assert type(caught.value) is NoModelError  # and nothing of somebody else
     said = str(caught.value)
     assert said.startswith(f"model.path={folder}: no {what} could be loaded from this folder (")
     assert reason in said
@@ -264,7 +265,7 @@ def test_modules_that_are_not_there_are_named_with_those_that_are(modules, what)
     message = f"^rank.lora.target_modules: {what}. There are: {MODULES}.$"
     with pytest.raises(ValueError, match=message) as caught:
         add_lora(make_model(64), LoraSpec(target_modules=modules), seed=0)
-    assert type(caught.value) is ValueError
+    assert type(caught.value) is NoModelError  # and nothing of somebody else
 
 
 def test_a_module_that_peft_cannot_adapt():

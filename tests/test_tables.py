@@ -11,6 +11,7 @@ from rankers.conftest import encoded
 from seal import microbatches
 from seal.data.tokenize import Encoded
 from seal.models import LanguageModel, ModelSpec, load_model
+from seal.padding import needs_even_rows
 from seal.rankers.representations import BlockStates, FinalStates
 from seal.rankers.traces import TraceReading
 from seal.stages.score import PooledStates
@@ -60,6 +61,7 @@ class Calls:
     """Counts forward passes and rows of a model."""
 
     def __init__(self, lm: LanguageModel) -> None:
+        needs_even_rows(lm.model)  # tried before, so that its passes are not counted
         self.rows: list[int] = []
         lm.model.register_forward_pre_hook(self._note, with_kwargs=True)
 

@@ -9,7 +9,7 @@ from seal.artifacts.ranking import load_ranking
 from seal.artifacts.selection import load_selection
 from seal.exporters.exporter import Recipe
 from seal.inputs import Inputs
-from seal.models import default_targets
+from seal.models import default_targets, starting_adapter
 from seal.sft import recipe_arguments
 from seal.stages import export as export_stage
 
@@ -93,6 +93,12 @@ def _read_otherwise(inputs: Inputs, trainer: str, kept: Sequence[str]) -> list[s
 def _recipe(inputs: Inputs) -> Recipe:
     experiment = inputs.experiment
     model, train = experiment.model, experiment.train
+    if starting_adapter(model) is not None:
+        raise ValueError(
+            f"model.path={model.path} is an adapter on its base, which other trainers would leave "
+            f"out or overwrite. Make a whole model of it (seal merge-adapter {model.path} OUT), "
+            "and export a run with model.path=OUT; or train here, with `seal train`."
+        )
     template = model.chat_template
     lora = None
     if train.tuning == "lora":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Annotated, Any, cast
 
 import numpy as np
@@ -29,6 +30,9 @@ from seal.artifacts.settings import Settings, error_at
 from seal.data.sample import Message
 from seal.data.tokenize import Encoded
 from seal.models import LanguageModel
+from seal.padding import Sharing, sharing
+
+_NUM_TRIED = 3  # new tokens, of which two come from what was kept of the prompt
 
 
 class Decoding(Settings):
@@ -131,11 +135,48 @@ def generate_answers(
     assert not lm.model.training
     # The longest first: what does not fit into memory fails at once, not after an hour.
     order = sorted(range(len(prompt_ids)), key=lambda place: -len(prompt_ids[place]))
-    for start in range(0, len(order), decoding.batch_size):
-        places = order[start : start + decoding.batch_size]
+    for places in _prompt_batches(lm, prompt_ids, order, decoding.batch_size):
         with torch.inference_mode(), _without_own_generation_config(lm.model):
             answers = _generate_batch(lm, [prompt_ids[place] for place in places], decoding)
         yield places, answers
+
+
+def _prompt_batches(
+    lm: LanguageModel, prompt_ids: Sequence[list[int]], order: Sequence[int], size: int
+) -> Iterator[list[int]]:
+    """Places of the prompts in batches, in their order, as the model can share them."""
+    shared = prompt_sharing(lm) if len(order) > 1 and size > 1 else "padded"
+    groups = [list(order)]
+    if shared != "padded":
+        by_length = groupby(order, key=lambda place: len(prompt_ids[place]))
+        groups = [list(places) for _, places in by_length]
+        size = 1 if shared == "alone" else size
+    for group in groups:
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def prompt_sharing(lm: LanguageModel) -> Sharing:
+    """What prompts may be answered in one batch: any, padded on the left, or fewer.
+
+    Not any if the model lets the padding into what it says; tried once, over the first few tokens.
+    """
+
+    def read(ids: Int[Tensor, "S T"], mask: Int[Tensor, "S T"]) -> Float[Tensor, "K V"]:
+        said = cast(Any, lm.model).generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=_NUM_TRIED,
+            do_sample=False,
+            pad_token_id=lm.pad_id,
+            logits_processor=LogitsProcessorList([_Forced()]),
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        return torch.stack([logits[-1] for logits in said.logits])
+
+    with _without_own_generation_config(lm.model):
+        return sharing(lm.model, "generation", "left", read)
 
 
 def context_length(lm: LanguageModel) -> int | None:
@@ -286,6 +327,19 @@ def _uniforms(ids: list[int], decoding: Decoding) -> np.ndarray:
     digest = hashlib.sha256(f"{decoding.seed}:{ids}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
     return rng.random(decoding.max_new_tokens)
+
+
+class _Forced(LogitsProcessor):
+    """Chooses the first word of the vocabulary each time: what is compared must not drift apart."""
+
+    def __call__(
+        self,
+        input_ids: Int[Tensor, "B T"],  # noqa: ARG002
+        scores: Float[Tensor, "B V"],
+    ) -> Float[Tensor, "B V"]:
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, 0] = 0.0
+        return forced
 
 
 class _Draw(LogitsProcessor):

@@ -38,6 +38,7 @@ class MicroBatches:
         retries: Whether to go on with smaller passes where memory runs out: not where other
             processes wait in the middle of one.
         is_packed: Whether the rows of a pass are packed, not padded.
+        is_even: Whether they must have equally many tokens (see `seal.padding`).
     """
 
     def __init__(
@@ -47,16 +48,20 @@ class MicroBatches:
         *,
         retries: bool = True,
         is_packed: bool = False,
+        is_even: bool = False,
     ) -> None:
         self.max_tokens = max_tokens
         self.max_rows = max_rows
         self.retries = retries
         self.is_packed = is_packed
+        self.is_even = is_even and not is_packed
 
     def of(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """Places of the rows, pass by pass; see `length_batches`."""
         most = self.max_rows or len(rows) or 1
-        return length_batches(rows, most, self.max_tokens, is_packed=self.is_packed)
+        return length_batches(
+            rows, most, self.max_tokens, is_packed=self.is_packed, is_even=self.is_even
+        )
 
     def batch(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
         """The rows of a pass, on the CPU."""

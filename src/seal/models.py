@@ -3,44 +3,73 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from pydantic import AfterValidator, Field
-from safetensors import SafetensorError
+from pydantic import AfterValidator
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from seal.artifacts.provenance import folder_hashes, model_identity
+from seal.artifacts.provenance import folder_hashes
 from seal.artifacts.settings import Settings
 from seal.data.end_of_turn import configured_ends
 from seal.data.reasoning import Marks
 from seal.data.tokenize import ChatEncoder
 from seal.devices import Quantization, check_device, first_line, quantized, resolve_device
+from seal.lora import UNREADABLE, LoraSpec, add_lora, laid_over, quiet_peft
 from seal.loss_backends.choice import LossBackendName, set_loss_backend
+from seal.model_folders import (
+    CONFIG,
+    WEIGHTS,
+    AdapterFolder,
+    adapter_folder,
+    hub_commit,
+    model_identity,
+)
 from seal.packing import BatchesName, set_batches
+from seal.starting_adapter import merged
+
+# What a tokenizer cannot do without, by kind.
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+__all__ = [
+    "LanguageModel",
+    "LoraSpec",
+    "ModelSpec",
+    "NoModelError",
+    "add_lora",
+    "base_of",
+    "default_targets",
+    "load_encoder",
+    "load_model",
+    "load_skeleton",
+    "load_tokenizer",
+    "loaded_identity",
+    "quiet_peft",
+    "resolve_device",
+    "save_model",
+    "starting_adapter",
+]
 
 logger = logging.getLogger(__name__)
 disable_progress_bar()  # "Loading weights" would tear our own bars apart
 
-# What transformers raises on a folder that is empty, foreign, cut off or inconsistent.
-_UNLOADABLE = (
-    OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError,
-)  # fmt: skip
+
+class NoModelError(ValueError):
+    """There is no model at a path that this machine can read."""
 
 
 def _not_blank(marks: Marks) -> Marks:
@@ -57,7 +86,8 @@ class ModelSpec(Settings):
     """Which language model, and how it is loaded.
 
     Attributes:
-        path: A folder, or the name of a model on the Hub.
+        path: A folder, or the name of a model on the Hub. The folder of a LoRA adapter stands for
+            its base with the adapter merged into it; what is trained goes on from there.
         revision: Commit, tag or branch on the Hub.
         dtype: Of the weights; "auto" takes the checkpoint's own. A run on a CPU tries a checkpoint
             in half precision in float32, too, and keeps to what is quicker there (dtype.json).
@@ -96,34 +126,6 @@ class ModelSpec(Settings):
         return self.model_copy(update={"quantization": None})
 
 
-class LoraSpec(Settings):
-    """A LoRA adapter; the defaults are the paper's (r 16, alpha 16, no dropout, q and v).
-
-    Attributes:
-        r: Rank.
-        alpha: Scale; the update is multiplied by alpha / r.
-        dropout: Of the adapter's input, in [0, 1).
-        target_modules: Names of the linear layers, or "all-linear"; None takes PEFT's choice for
-            the architecture, which for Llama, Qwen, Mistral and Gemma is q_proj and v_proj.
-    """
-
-    r: int = Field(default=16, ge=1)
-    alpha: int = Field(default=16, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] | Literal["all-linear"] | None = None
-
-    def config(self) -> LoraConfig:
-        """The same as PEFT's own configuration."""
-        modules = self.target_modules
-        return LoraConfig(
-            r=self.r,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=list(modules) if isinstance(modules, tuple) else modules,
-            task_type="CAUSAL_LM",
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
     """A model in memory with what is needed to talk to it.
@@ -149,18 +151,60 @@ class LanguageModel:
         return next(self.model.parameters()).device
 
 
+def starting_adapter(spec: ModelSpec) -> AdapterFolder | None:
+    """The adapter that `spec` names instead of a whole model; None where it names a model.
+
+    Raises:
+        ValueError: If the adapter cannot be started from; see `adapter_folder`.
+    """
+    adapter = adapter_folder(spec.path, spec.revision)
+    if adapter is not None and spec.quantization is not None:
+        raise ValueError(
+            f"model.path={spec.path} is an adapter, which cannot be worked into weights of "
+            f"{spec.quantization} (model.quantization) without changing them. Make a whole model "
+            f"of it first (seal merge-adapter {spec.path} OUT) and set model.path=OUT, or leave "
+            "model.quantization out."
+        )
+    return adapter
+
+
+def base_of(spec: ModelSpec) -> ModelSpec:
+    """The whole model below an adapter; `spec` itself where it names a model."""
+    adapter = starting_adapter(spec)
+    if adapter is None:
+        return spec
+    return spec.model_copy(update={"path": adapter.base, "revision": adapter.base_revision})
+
+
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The model's tokenizer.
 
+    An adapter's own files come first: its tokenizer, or its chat template with the base's
+    tokenizer.
+
     Raises:
-        ValueError: If there is none at `spec.path`.
+        ValueError: If there is none at `spec.path`, nor at the base of an adapter.
     """
+    adapter = starting_adapter(spec)
+    if adapter is None:
+        return _tokenizer(spec, spec)
+    if any((adapter.path / name).is_file() for name in _VOCABULARIES):
+        here = {"path": str(adapter.path), "revision": None}
+        return _tokenizer(spec.model_copy(update=here), spec)
+    tokenizer = _tokenizer(base_of(spec), spec)
+    template = adapter.path / "chat_template.jinja"
+    if template.is_file():
+        tokenizer.chat_template = template.read_text("utf-8")
+    return tokenizer
+
+
+def _tokenizer(spec: ModelSpec, asked: ModelSpec) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(
             spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-    except _UNLOADABLE as error:
-        raise ValueError(_cannot_load("tokenizer", spec, error)) from error
+    except UNREADABLE as error:
+        raise NoModelError(_cannot_load("tokenizer", spec, error, asked)) from error
 
 
 def load_encoder(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> ChatEncoder:
@@ -178,6 +222,11 @@ def load_encoder(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> ChatEnc
 def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     """Load a model, and lay a trained adapter over it where one is given.
 
+    Args:
+        spec: The model. The folder of an adapter is its base with that adapter merged into it.
+        adapter: What was trained on the model. If `spec` names an adapter, this one has that one
+            in it, and lies on the base alone.
+
     Raises:
         ValueError: If there is no model at `spec.path`, some of its weights are missing, its
             tokenizer knows more tokens than the model has embeddings for, or the adapter cannot be
@@ -186,26 +235,15 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     tokenizer = load_tokenizer(spec)
     device = resolve_device(spec.device)
     check_device(device)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            spec.path,
-            revision=spec.revision,
-            dtype=spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype),
-            attn_implementation=spec.attn_implementation,
-            trust_remote_code=spec.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            **quantized(spec.quantization, device),
-        )
-    except _UNLOADABLE as error:
-        raise ValueError(_cannot_load("model", spec, error)) from error
-    model, loading = loaded
-    _check_complete(spec, sorted(loading["missing_keys"]))
+    model = _pretrained(spec, device)
     _check_vocabulary(spec, tokenizer, model)
-    set_loss_backend(model, spec.loss_backend)
-    set_batches(model, spec.batches)
+    start = starting_adapter(spec)
     if adapter is not None:
         model = _with_adapter(model, adapter)
+    elif start is not None:
+        model = merged(model, start)
+    set_loss_backend(model, spec.loss_backend)
+    set_batches(model, spec.batches)
     if spec.quantization is None:  # else it is there already, and may not be moved
         cast(nn.Module, model).to(device)
     cast(nn.Module, model).eval()
@@ -216,17 +254,66 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
     return LanguageModel(model, tokenizer, encoder, _pad_id(tokenizer), identity)
 
 
+def _pretrained(asked: ModelSpec, device: torch.device) -> PreTrainedModel:
+    """The whole model, or the one below an adapter, with all of its weights."""
+    spec = base_of(asked)
+    revision = spec.revision
+    if not Path(spec.path).is_dir():
+        revision = hub_commit(spec.path, spec.revision) or spec.revision
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            spec.path,
+            revision=revision,
+            dtype=spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype),
+            attn_implementation=spec.attn_implementation,
+            trust_remote_code=spec.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **quantized(spec.quantization, device),
+        )
+    except UNREADABLE as error:
+        raise NoModelError(_cannot_load("model", spec, error, asked)) from error
+    model, loading = loaded
+    _check_complete(spec, sorted(loading["missing_keys"]))
+    return model
+
+
+def load_skeleton(spec: ModelSpec) -> nn.Module:
+    """A model's layers without weights, from its configuration alone; none takes up memory.
+
+    Raises:
+        ValueError: If there is no configuration of a causal language model at `spec.path`.
+    """
+    config = _config(spec)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, trust_remote_code=spec.trust_remote_code
+            )
+    except UNREADABLE as error:
+        raise NoModelError(_cannot_load("model", base_of(spec), error, spec)) from error
+
+
+def _config(asked: ModelSpec) -> PreTrainedConfig:
+    spec = base_of(asked)
+    try:
+        return AutoConfig.from_pretrained(
+            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except UNREADABLE as error:
+        raise NoModelError(_cannot_load("config", spec, error, asked)) from error
+
+
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    weights = adapter / "adapter_model.safetensors"
+    weights = adapter / WEIGHTS
     if not weights.is_file():  # PEFT would unpickle adapter_model.bin instead
         raise ValueError(
             f"{adapter}: no {weights.name} here, and pickled weights are not read. Put the file "
             "back, or train again."
         )
     try:
-        with quiet_peft():
-            return PeftModel.from_pretrained(model, str(adapter))
-    except _UNLOADABLE as error:
+        return laid_over(model, adapter)
+    except UNREADABLE as error:
         raise ValueError(
             f"{adapter}: not an adapter that fits this model ({first_line(error)}). Train again."
         ) from error
@@ -246,12 +333,7 @@ def default_targets(spec: ModelSpec) -> tuple[str, ...]:
     Raises:
         ValueError: If there is no model at `spec.path`, or PEFT has no choice for its kind.
     """
-    try:
-        config = AutoConfig.from_pretrained(
-            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
-    except _UNLOADABLE as error:
-        raise ValueError(_cannot_load("config", spec, error)) from error
+    config = _config(spec)
     chosen = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(config.model_type)
     if chosen is None:
         raise ValueError(
@@ -259,32 +341,6 @@ def default_targets(spec: ModelSpec) -> tuple[str, ...]:
             f"{config.model_type} models ({spec.path}). Name the layers, or say all-linear."
         )
     return tuple(chosen)
-
-
-def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "default") -> PeftModel:
-    """Put a fresh LoRA adapter on a model, or one more on a model that has some.
-
-    The base weights are frozen. The initial values depend on `seed` alone, and the global random
-    state is left as it was.
-
-    Raises:
-        ValueError: If the adapter's target modules do not exist in the model.
-    """
-    _check_targets(model, lora)
-    # manual_seed also seeds the GPUs, if they are in use
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=gpus), quiet_peft():
-        torch.manual_seed(seed)
-        if isinstance(model, PeftModel):
-            model.add_adapter(name, lora.config())
-            return model
-        try:
-            return get_peft_model(model, lora.config(), adapter_name=name)
-        except ValueError as error:
-            raise ValueError(
-                f"rank.lora: PEFT cannot put this adapter on the model: {first_line(error)}. Set "
-                f"rank.lora.target_modules to some of: {', '.join(_matrices(model))}."
-            ) from error
 
 
 def save_model(
@@ -307,18 +363,6 @@ def save_model(
     if spec.chat_template is not None:
         tokenizer.chat_template = spec.chat_template.read_text("utf-8")
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def quiet_peft() -> Iterator[None]:
-    """PEFT 0.21 puts an adapter on a model without the warning that it can do nothing about.
-
-    It reads `is_gradient_checkpointing`, which transformers 5.23 has renamed. Remove this with the
-    first PEFT that reads `is_activation_checkpointing`.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        yield
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -350,32 +394,17 @@ def _check_complete(spec: ModelSpec, missing: list[str]) -> None:
         )
 
 
-def _check_targets(model: nn.Module, lora: LoraSpec) -> None:
-    """Refuse names that match nothing; PEFT passes over them as long as another one matches."""
-    if not isinstance(lora.target_modules, tuple):
-        return
-    names = [name for name, _ in model.named_modules()]
-    unknown = [
-        target
-        for target in lora.target_modules
-        if not any(name == target or name.endswith(f".{target}") for name in names)
-    ]
-    if unknown or not lora.target_modules:
-        what = f"target modules {', '.join(unknown)} not found in the model" if unknown else "empty"
-        raise ValueError(
-            f"rank.lora.target_modules: {what}. There are: {', '.join(_matrices(model))}."
-        )
-
-
-def _matrices(model: nn.Module) -> list[str]:
-    """Names of the layers that an adapter can be put on, each once."""
-    parameters = ((name.split("."), value) for name, value in model.named_parameters())
-    return sorted(
-        {path[-2] for path, value in parameters if path[-1] == "weight" and value.dim() == 2}
+def _cannot_load(what: str, spec: ModelSpec, error: Exception, asked: ModelSpec) -> str:
+    if spec.path == asked.path:
+        return _cannot_load_own(what, spec, error)
+    return (
+        f"model.path={asked.path} is an adapter on {spec.path}, of which no {what} could be loaded "
+        f"({first_line(error)}). Put that model there, or write its folder or Hub name as "
+        f"base_model_name_or_path into {Path(asked.path) / CONFIG}."
     )
 
 
-def _cannot_load(what: str, spec: ModelSpec, error: Exception) -> str:
+def _cannot_load_own(what: str, spec: ModelSpec, error: Exception) -> str:
     place = "folder" if Path(spec.path).exists() else "folder or Hub name"
     if what == "model" and spec.quantization is not None:
         return (

@@ -63,6 +63,11 @@ def is_packed(model: nn.Module) -> bool:
     return False
 
 
+def why_not_packed(model: nn.Module) -> str | None:
+    """What is wrong with samples that lie in one row under a model; None if nothing is."""
+    return _problem(model, causal_model(model))
+
+
 def _has_flash(causal: PreTrainedModel | None) -> bool:
     return causal is not None and "flash" in str(causal.config._attn_implementation)
 

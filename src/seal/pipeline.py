@@ -8,13 +8,14 @@ things, it is an error that names them.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seal import audit, benchmark, cells, extending, planning, scoring
+from seal import audit, benchmark, cells, extending, planning, preflight, scoring
 from seal.artifacts.run_dir import build_or_reuse, rebuild
 from seal.config.arms import ArmSettings
 from seal.config.experiment import Experiment, load_experiment
@@ -29,6 +30,8 @@ from seal.stages import estimate as estimate_stage
 from seal.stages import report as report_stage
 from seal.stages.score import FLOOR
 
+logger = logging.getLogger(__name__)
+
 _DEMO_CONFIG = Path(__file__).parent / "lab" / "demo.yaml"
 _DEMO_WORLD = 4  # none of the worlds 0, 1 and 2, on which the lab was tuned
 
@@ -36,6 +39,7 @@ _DEMO_WORLD = 4  # none of the worlds 0, 1 and 2, on which the lab was tuned
 def run(experiment: Experiment, progress: Progress = silent) -> Path:
     """All stages; returns the report's page."""
     inputs = Inputs(settled(experiment), progress)
+    preflight.check(inputs)
     _rank(inputs)
     _select(inputs)
     _train(inputs)
@@ -45,6 +49,11 @@ def run(experiment: Experiment, progress: Progress = silent) -> Path:
 
 def rank(experiment: Experiment, progress: Progress = silent) -> Path:
     """Score the pool with every ranker; returns the folder of the ranking that the arms share."""
+    preflight.check_ranking(experiment)
+    try:
+        preflight.check_training(experiment)
+    except ValueError as error:  # who ranks here may train elsewhere
+        logger.warning("the ranking can be made, but `seal train` will refuse: %s", error)
     return _rank(Inputs(settled(experiment), progress))
 
 
@@ -55,6 +64,7 @@ def select(experiment: Experiment, progress: Progress = silent) -> Path:
 
 def train(experiment: Experiment, progress: Progress = silent) -> Path:
     """Fine-tune every arm with every seed; returns the folder that holds them."""
+    preflight.check_training(experiment)
     return _train(Inputs(settled(experiment), progress))
 
 

@@ -24,6 +24,7 @@ from seal.generation import Decoding
 from seal.inputs import Inputs
 from seal.microbatches import MicroBatches
 from seal.models import LanguageModel, add_lora, load_model, resolve_device
+from seal.padding import needs_even_rows
 from seal.rankers.levels import make_levels
 from seal.rankers.ranker import OptimizerSteps, Sizes
 from seal.sft import sft_config
@@ -230,7 +231,7 @@ class _Training:
         self._shape = model_shape(lm.model)
         self._num_lora = 0
         if self._settings.tuning == "lora":
-            adapted = add_lora(lm.model, self._settings.lora, seed=0)
+            adapted = add_lora(lm.model, self._settings.lora, seed=0, key="train.lora")
             self._num_lora = sum(v.numel() for v in adapted.parameters() if v.requires_grad)
         self._context = mean_context([len(row.input_ids) for row in rows])
 
@@ -324,17 +325,17 @@ def _evaluation(inputs: Inputs, *, is_base: bool) -> Cell:
     seconds = time.perf_counter() - start
     shape = model_shape(lm.model)
     if not is_base and experiment.train.tuning == "lora":
-        adapted = add_lora(lm.model, experiment.train.lora, seed=0).eval()
+        adapted = add_lora(lm.model, experiment.train.lora, seed=0, key="train.lora").eval()
         lm = LanguageModel(adapted, lm.tokenizer, lm.encoder, lm.pad_id)
-    work, memory, lengths = Work(), 0, [1]
-    is_known = True
+    work, memory, lengths, is_known = Work(), 0, [1], True
     for task in experiment.evaluate.tasks:
         items = task_items(task, lm)
         if items is None:
             is_known = False
             continue
         if items.rows:
-            speed = measure_forward(lm, items.rows, MicroBatches(None, decoding.batch_size))
+            passes = MicroBatches(None, decoding.batch_size, is_even=needs_even_rows(lm.model))
+            speed = measure_forward(lm, items.rows, passes)
             tokens = _num_tokens(items.rows)
             seconds += tokens * speed.seconds
             work += Work(forward=tokens)

@@ -24,6 +24,7 @@ from seal.losses import losses_and_entropy, response_logits, token_nll
 from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel
 from seal.packing import is_packed
+from seal.padding import needs_even_rows
 from seal.processes import processes
 from seal.progress import Progress, silent
 from seal.sharding import equal_turns, is_sharded
@@ -180,8 +181,12 @@ class Tables:
 
 def micro_batches_of(lm: LanguageModel, *, is_packed: bool = False) -> MicroBatches:
     """The passes in which rows are read."""
-    retries = not is_sharded(lm.model)
-    return MicroBatches(default_tokens(lm.device), retries=retries, is_packed=is_packed)
+    return MicroBatches(
+        default_tokens(lm.device),
+        retries=not is_sharded(lm.model),
+        is_packed=is_packed,
+        is_even=not is_packed and needs_even_rows(lm.model),
+    )
 
 
 def _read(

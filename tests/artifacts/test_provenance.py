@@ -16,9 +16,9 @@ from seal.artifacts.provenance import (
     file_hash,
     folder_hashes,
     load_provenance,
-    model_identity,
     save_provenance,
 )
+from seal.model_folders import model_identity
 
 DIFFERENCES = [
     ({}, {}, []),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import MambaConfig, MambaForCausalLM
 
 from rankers.conftest import encoded, make_harmful, make_pool, make_safe
 from rankers.strong_model import strengthened
@@ -207,3 +208,33 @@ def test_a_bfloat16_model_gives_no_mass_of_ties(tiny_model_dir):
 def test_cost_counts_the_anchors_that_are_used():
     sizes = Sizes(pool=1000, safe=300, harmful=80, num_pool=50, num_safe=30, num_harmful=4)
     assert BiAnchorGradient(max_anchors=10).cost(sizes) == Cost(trained=1000 + 200 + 80)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_a_weight_that_is_used_without_its_layer_counts_too(caplog, micro_batch_size):
+    """Mamba multiplies with the weight of `dt_proj`, whose layer is never called."""
+
+    def mamba() -> LanguageModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = MambaConfig(vocab_size=320, hidden_size=24, num_hidden_layers=2, state_size=4)
+            return LanguageModel(strengthened_weights(MambaForCausalLM(config)), None, None, 0)
+
+    pool, harmful, safe = rows("pool", 5, 0), rows("bad", 3, 1), rows("good", 4, 2)
+    ranking = rank(mamba(), pool, harmful, safe, micro_batch_size=micro_batch_size)
+    dealt = sorted(safe, key=lambda row: row.input_ids[: np.argmax(row.response_mask)].tolist())
+    layers = ("in_proj", "x_proj", "dt_proj.weight", "out_proj")
+    expected = bi_anchor_gradient(
+        mamba().model, pool, harmful, dealt[::2], dealt[1::2], 10,
+        lambda name: any(part in name for part in layers),
+    )  # fmt: skip
+    risks = [expected[key][0] for key in ranking.ids]
+    np.testing.assert_allclose(ranking.scores, [-risk for risk in risks], atol=1e-5)
+    assert "uses the weights of dt_proj other than by calling" in caplog.text
+
+
+def strengthened_weights(model):
+    for value in model.parameters():
+        if value.dim() == 2:
+            value.data *= 3
+    return model.eval()

@@ -189,3 +189,17 @@ def test_cost():
     assert Less(num_targets=10).cost(sizes) == Cost(trained=4 * (1000 + 50 + 100))
     assert Less(num_targets=10, targets="both").cost(sizes) == Cost(trained=4 * 1210)
     assert Less(num_targets=10, targets="harmful").cost(sizes) == Cost(trained=4 * 1110)
+
+
+def test_progress_is_told_after_every_pass(lm):
+    """The chunks that are projected may hold the whole pool: silence until then would be hours."""
+    told = []
+    task = RankingTask(lm, make_pool(), make_safe(), progress=lambda *said: told.append(said))
+    ranker = Less(
+        lora=LoraSpec(r=2, target_modules=("q_proj",)), warmup_epochs=2, num_targets=4,
+        micro_batch_size=4,
+    )  # fmt: skip
+    ranker.rank(task)
+    done = [(now, total) for what, now, total in told if what == "LESS: gradients"]
+    # 4 targets and 16 rows of the pool, 4 at a time, after each of two epochs.
+    assert done == [(4 * number, 40) for number in range(1, 11)]

@@ -117,7 +117,7 @@ def check_files(folder: Path) -> None:
     for name, expected in load_provenance(folder).files.items():
         path = folder / name
         try:
-            problem = "" if _unchanged_hash(path, *_state(path)) == expected else "was changed"
+            problem = "" if unchanged_hash(path) == expected else "was changed"
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
         if problem:
@@ -135,14 +135,9 @@ def content_hash(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def model_identity(path: str, revision: str | None) -> dict[str, Any]:
-    """What a model is: the hashes of a local folder's files, or the Hub name and revision."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return {"path": path, "revision": revision}
-    kinds = {".safetensors", ".json", ".jinja", ".model", ".txt"}
-    files = sorted(file for file in folder.iterdir() if file.suffix in kinds)
-    return {"files": {file.name: _unchanged_hash(file, *_state(file)) for file in files}}
+def unchanged_hash(path: Path) -> str:
+    """`file_hash`, read again only where the file has changed: stages ask several times."""
+    return _unchanged_hash(path, *_state(path))
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -152,7 +147,7 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=1024)
 def _unchanged_hash(path: Path, size: int, modified: int, inode: int) -> str:  # noqa: ARG001
-    """The hash of a file as long as it is the same: a stage asks who its model is several times."""
+    """The hash of a file as long as it is the same."""
     return file_hash(path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,9 @@ from seal.cli.app import (
     show_report,
     with_bars,
 )
+
+if TYPE_CHECKING:
+    from seal.config.experiment import Experiment
 
 
 @app.command(rich_help_panel=HELP, context_settings=WORDS)
@@ -100,6 +103,22 @@ def export(
     say("\n".join([str(folder), *notes]))
 
 
+@app.command("merge-adapter", rich_help_panel=HELP)
+def merge_adapter(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a Hub name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of the weights; auto: the base's."),
+    ] = "auto",
+) -> None:
+    """Make a whole model of a LoRA adapter and the base that it names."""
+    from seal.models import ModelSpec
+    from seal.stages.merge import merge_start
+
+    say(str(merge_start(ModelSpec(path=adapter, dtype=dtype, device="cpu"), out)))
+
+
 @data_app.command("redorca")
 def data_redorca(
     slim_orca: Annotated[str, typer.Option(metavar="FILE", help="SlimOrca, or its Hub name.")],
@@ -173,6 +192,7 @@ def config_check(
 ) -> None:
     """Say whether a configuration is valid, without running anything."""
     experiment, name = experiment_of(words)
+    unseen = _model_not_seen(experiment)
     if resolved:
         from seal.config.experiment import dump_experiment
 
@@ -182,8 +202,20 @@ def config_check(
     from seal.tracking import what_is_absent
 
     absent = what_is_absent(experiment.track)
-    if absent:
-        complain(f"On this machine, {absent}")
+    for what in filter(None, (absent, unseen)):
+        complain(f"On this machine, {what}")
+
+
+def _model_not_seen(experiment: Experiment) -> str:
+    """Check what the model decides; why that cannot be done here, or nothing."""
+    from seal import preflight
+    from seal.models import NoModelError
+
+    try:
+        preflight.check_model(experiment)
+    except NoModelError as error:
+        return f"it was not checked whether the settings fit the model: {error}"
+    return ""
 
 
 @config_app.command("schema")

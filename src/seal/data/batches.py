@@ -112,6 +112,7 @@ def length_batches(
     max_tokens: int | None = None,
     *,
     is_packed: bool = False,
+    is_even: bool = False,
 ) -> list[list[int]]:
     """Places of the rows in batches of similar length, the longest first.
 
@@ -123,7 +124,8 @@ def length_batches(
         max_rows: Rows per batch; the last batch may hold fewer.
         max_tokens: Tokens per batch, padding included; None sets no limit. A row that is longer
             has a batch of its own.
-        is_packed: The batches will have no padding.
+        is_packed: The batches will have no padding, because rows lie one after the other.
+        is_even: They will have none, because all rows of a batch have as many tokens.
 
     Raises:
         ValueError: If `max_rows` is below 1.
@@ -139,6 +141,7 @@ def length_batches(
         if (
             not batches
             or len(batches[-1]) == max_rows
+            or (is_even and length != width)
             or (max_tokens is not None and num_tokens > max_tokens)
         ):
             batches.append([])

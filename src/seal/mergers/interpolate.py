@@ -1,18 +1,20 @@
 """Interpolation: part of the way from the base to the trained model, W + w (W' - W).
 
 `weight` is w (the alpha of WiSE-FT, arXiv 2109.01903). A LoRA adapter's W' - W is s B A, so that
-its scale s is all that changes; whole models are interpolated in float32 and cast once.
+its factor B is all that changes; whole models are interpolated in float32 and cast once.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from pydantic import Field
 from safetensors import safe_open
@@ -22,7 +24,8 @@ from torch import nn
 from seal.artifacts.adapter import Adapter, weights_folder
 from seal.artifacts.provenance import folder_hashes
 from seal.mergers.merger import Merger
-from seal.models import LanguageModel, ModelSpec, load_model, save_model
+from seal.models import LanguageModel, ModelSpec, load_model, save_model, starting_adapter
+from seal.starting_adapter import PLAIN_STARTS, first_ranks, layer_of
 
 _WEIGHTS = "adapter_model.safetensors"
 _FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
@@ -46,11 +49,21 @@ class Interpolate(Merger):
             return self._between(spec, trained)
         _check_linear(trained)
         lm = load_model(spec, trained.path)
-        for module in lm.model.modules():
+        firsts = _firsts(spec)
+        for layer, module in cast(PeftModel, lm.model).get_base_model().named_modules():
             if isinstance(module, LoraLayer):
-                for name in module.scaling:
-                    module.scaling[name] *= self.weight
+                self._scale(module, firsts.get(layer, 0))
         return self._named(lm, trained)
+
+    @torch.no_grad()
+    def _scale(self, module: LoraLayer, first: int) -> None:
+        """Scale what was trained; the first dimensions are those of the adapter in `model.path`."""
+        for linear in cast(Iterable[nn.Linear], module.lora_B.values()):
+            linear.weight[:, first:] *= self.weight
+            if linear.bias is not None:
+                linear.bias.mul_(self.weight)
+        for factor in cast(Iterable[torch.Tensor], module.lora_embedding_B.values()):
+            factor[:, first:] *= self.weight
 
     def save(self, spec: ModelSpec, trained: Adapter, folder: Path) -> Adapter:
         """The same as an adapter whose factors B are scaled, or as a whole model."""
@@ -60,13 +73,20 @@ class Interpolate(Merger):
             return replace(trained, path=path)
         _check_linear(trained)
         shutil.copytree(trained.path, path)
-        tensors = load_file(path / _WEIGHTS)
+        firsts = _firsts(spec)
         scaled = {
-            name: value * self.weight if _is_of(name, _OUTER) else value
-            for name, value in tensors.items()
+            name: self._scaled(name, value, firsts.get(layer_of(name), 0))
+            for name, value in load_file(path / _WEIGHTS).items()
         }
         save_file(scaled, path / _WEIGHTS, metadata={"format": "pt"})
         return replace(trained, path=path)
+
+    def _scaled(self, name: str, value: torch.Tensor, first: int) -> torch.Tensor:
+        if not _is_of(name, _OUTER):
+            return value
+        if value.dim() == 1:  # a bias of B
+            return value * self.weight
+        return torch.cat([value[:, :first], value[:, first:] * self.weight], dim=1)
 
     @torch.no_grad()
     def _between(self, spec: ModelSpec, trained: Adapter) -> LanguageModel:
@@ -96,6 +116,12 @@ class Interpolate(Merger):
         return replace(lm, identity={**(lm.identity or {}), "merge": merged})
 
 
+def _firsts(spec: ModelSpec) -> dict[str, int]:
+    """Layer -> inner dimensions of a trained adapter that its model had before; see `join`."""
+    start = starting_adapter(spec)
+    return {} if start is None else first_ranks(start)
+
+
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers; what is tied is there once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -107,7 +133,7 @@ def _check_linear(trained: Adapter) -> None:
         others = [name for name in file.keys() if not _is_of(name, _FACTORS)]  # noqa: SIM118
     settings = json.loads((trained.path / "adapter_config.json").read_text("utf-8"))
     initial = settings.get("init_lora_weights", True)
-    if others or initial not in (True, False, "gaussian", "orthogonal"):
+    if others or initial not in PLAIN_STARTS:
         what = f"weights beside its factors A and B (first: {others[0]})" if others else (
             f"init_lora_weights={initial}, which changes the base"
         )  # fmt: skip

@@ -17,6 +17,7 @@ directions.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -32,9 +33,12 @@ from seal.blocks import decoder_blocks
 from seal.data.batches import Batch, collate, length_batches
 from seal.data.tokenize import Encoded
 from seal.models import LanguageModel
+from seal.padding import needs_even_rows
 from seal.rankers.draws import draw_rows, drawn_share
 from seal.rankers.gradients import check_finite, response_loss
 from seal.rankers.ranker import Cost, OptimizerSteps, Ranker, RankingTask, Sizes, require_harmful
+
+logger = logging.getLogger(__name__)
 
 
 class BiAnchorGradient(Ranker):
@@ -106,7 +110,16 @@ class BiAnchorGradient(Ranker):
     def _gradients(self, task: RankingTask) -> UnitGradients:
         if self.weights == "all":
             return WholeGradients(task.lm)
-        return LinearGradients(task.lm, micro_batch_size=self.micro_batch_size)
+        gradients = LinearGradients(task.lm, micro_batch_size=self.micro_batch_size)
+        missed = gradients.missed(min(task.pool, key=lambda row: len(row.input_ids)))
+        if not missed:
+            return gradients
+        logger.warning(
+            "%s uses the weights of %s other than by calling the layers: gradients are taken of "
+            "one sample at a time, which is slower and the same to rounding",
+            type(task.lm.model).__name__, ", ".join(missed),
+        )  # fmt: skip
+        return WholeGradients(task.lm, gradients.weights)
 
     def _anchors(self, task: RankingTask) -> list[list[Encoded]]:
         """Harmful anchors, and two sets of safe ones, cut to the tokens that count.
@@ -127,6 +140,9 @@ class BiAnchorGradient(Ranker):
             for rows in (harmful, safe[::2], safe[1::2])
         ]
 
+
+# Of a gradient's length: half precision rounds the sums of the two ways apart.
+_TOLERANCE = 0.05
 
 # The inputs [B, T, I] of a layer, and the gradient at its outputs [B, T, O].
 _Factors = tuple[Tensor, Tensor]
@@ -161,15 +177,17 @@ class UnitGradients(ABC):
 
 
 class WholeGradients(UnitGradients):
-    """Over every weight there is, one sample at a time.
+    """Over every weight there is, or over some, one sample at a time.
 
     One gradient takes as much memory as the weights in fp32, and so does each direction.
     """
 
-    def __init__(self, lm: LanguageModel) -> None:
+    def __init__(self, lm: LanguageModel, weights: Sequence[Tensor] | None = None) -> None:
         self._lm = lm
-        lm.model.requires_grad_(True)
-        self._weights = tuple(lm.model.parameters())
+        if weights is None:
+            lm.model.requires_grad_(True)
+            weights = tuple(lm.model.parameters())
+        self._weights = tuple(weights)
 
     def mean(self, rows: Sequence[Encoded]) -> list[Tensor]:
         """One backward pass per row."""
@@ -230,6 +248,31 @@ class LinearGradients(UnitGradients):
         for layer in self._layers:
             layer.weight.requires_grad_(True)
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """Of the layers, in the model's order."""
+        return [layer.weight for layer in self._layers]
+
+    def missed(self, row: Encoded) -> list[str]:
+        """Names of layers whose gradient is not what their inputs and outputs say.
+
+        Mamba multiplies with the weight of a layer that it never calls.
+        """
+        batch = collate([row], self._lm.pad_id).to(self._lm.device)
+        with torch.enable_grad():
+            loss = response_loss(self._lm.model, batch).sum()
+        true = torch.autograd.grad(loss, self.weights, materialize_grads=True)
+        names = {layer: name for name, layer in self._lm.model.named_modules()}
+        wrong = []
+        for layer, gradient, (inputs, deltas) in zip(
+            self._layers, true, self._factors(batch), strict=True
+        ):
+            found = torch.einsum("bto,bti->oi", deltas, inputs)
+            expected = gradient.float()
+            if (found - expected).norm() > _TOLERANCE * expected.norm():
+                wrong.append(names[layer].rpartition(".")[2])
+        return sorted(set(wrong))
+
     def mean(self, rows: Sequence[Encoded]) -> list[Tensor]:
         """One backward pass per micro-batch."""
         total = [torch.zeros_like(layer.weight, dtype=torch.float32) for layer in self._layers]
@@ -254,7 +297,8 @@ class LinearGradients(UnitGradients):
         self, rows: Sequence[Encoded]
     ) -> Iterator[tuple[list[int], list[_Factors], Float[Tensor, " B"]]]:
         """Places of rows, their factors at each layer, and 1 / norm of their whole gradient."""
-        for places in length_batches(rows, self._micro_batch_size):
+        is_even = needs_even_rows(self._lm.model)
+        for places in length_batches(rows, self._micro_batch_size, is_even=is_even):
             batch = collate([rows[i] for i in places], self._lm.pad_id).to(self._lm.device)
             factors = self._factors(batch)
             squares = torch.stack([_square_norms(inputs, deltas) for inputs, deltas in factors])
@@ -263,9 +307,9 @@ class LinearGradients(UnitGradients):
             yield places, factors, torch.where(norms > 0, 1 / norms, 0.0)
 
     def _factors(self, batch: Batch) -> list[_Factors]:
-        calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in self._layers}
+        calls: dict[nn.Linear, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in self._layers}
 
-        def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def note(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if inputs[0].dim() != 3 or inputs[0].shape[0] != len(batch.ids):
                 raise ValueError(
                     "rank.weights=linear: a layer of this model sees the tokens of all samples in "
@@ -281,8 +325,13 @@ class LinearGradients(UnitGradients):
         finally:
             for handle in handles:
                 handle.remove()
+        for layer, of_layer in calls.items():
+            if not of_layer:  # an expert without tokens, or a layer that is not called
+                of_layer.append(_nothing(layer.weight, len(batch.ids)))
         outputs = [output for of_layer in calls.values() for _, output in of_layer]
-        deltas = iter(torch.autograd.grad(total, outputs, materialize_grads=True))
+        deltas = iter(
+            torch.autograd.grad(total, outputs, allow_unused=True, materialize_grads=True)
+        )
         # Several calls of one layer are as good as one with the tokens of all of them.
         return [
             (
@@ -291,6 +340,15 @@ class LinearGradients(UnitGradients):
             )
             for of_layer in calls.values()
         ]
+
+
+def _nothing(weight: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Inputs, and outputs that nothing was made of, so that their gradient is 0."""
+    outputs, inputs = weight.shape
+    return (
+        weight.new_zeros(num_rows, 1, inputs),
+        weight.new_zeros(num_rows, 1, outputs).requires_grad_(True),
+    )
 
 
 def anchor_risk(harmful: np.ndarray, safe: Sequence[np.ndarray]) -> np.ndarray:

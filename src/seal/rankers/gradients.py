@@ -23,6 +23,7 @@ from seal.data.batches import Batch, collate, length_batches
 from seal.data.tokenize import Encoded
 from seal.losses import sample_nll, token_nll
 from seal.models import LanguageModel, LoraSpec
+from seal.padding import needs_even_rows
 
 # A model and a batch -> one number per sample, with a graph.
 Value = Callable[[nn.Module, Batch], Tensor]
@@ -91,22 +92,35 @@ class SampleGradients:
         Raises:
             ValueError: If a gradient is not finite, naming the samples.
         """
-        for places in length_batches(rows, self._micro_batch_size):
+        is_even = needs_even_rows(self._lm.model)
+        for places in length_batches(rows, self._micro_batch_size, is_even=is_even):
             batch = collate([rows[i] for i in places], self._lm.pad_id).to(self._lm.device)
             gradients = self._of(batch, value)
             check_finite(batch.ids, gradients)
             yield places, gradients
 
     def chunks(
-        self, rows: Sequence[Encoded], value: Value = response_loss
+        self,
+        rows: Sequence[Encoded],
+        value: Value = response_loss,
+        *,
+        tell: Callable[[int], None] = lambda num: None,  # noqa: ARG005
     ) -> Iterator[tuple[list[int], Float[Tensor, "B P"]]]:
-        """The same as `each` in larger pieces, for work that costs by the piece (a projection)."""
+        """The same as `each` in larger pieces, for work that costs by the piece (a projection).
+
+        Args:
+            rows: As `each` takes them.
+            value: Likewise.
+            tell: Given the number of rows of each micro-batch, once it is done: a piece may be as
+                large as all rows.
+        """
         enough = max(1, _CHUNK // self.size)
         places: list[int] = []
         kept: list[Tensor] = []
         for more, gradients in self.each(rows, value):
             places += more
             kept.append(gradients)
+            tell(len(more))
             if len(places) >= enough:
                 yield places, torch.cat(kept)
                 places, kept = [], []

@@ -172,18 +172,23 @@ class Less(Ranker):
         def direction(vectors: Tensor) -> Tensor:
             return functional.normalize(project(vectors), dim=1)
 
+        each_epoch = len(pool) + sum(map(len, targets.values()))
+        done = checkpoint.epoch * each_epoch
+
+        def tell(num: int) -> None:
+            nonlocal done
+            done += num
+            task.progress("LESS: gradients", done, each_epoch * self.warmup_epochs)
+
         sides = {
-            name: torch.cat([direction(plain) for _, plain in gradients.chunks(rows)])
+            name: torch.cat([direction(plain) for _, plain in gradients.chunks(rows, tell=tell)])
             for name, rows in targets.items()
         }
         result = {name: np.zeros((len(pool), len(rows))) for name, rows in targets.items()}
-        done = checkpoint.epoch * len(pool)
-        for places, plain in gradients.chunks(pool):
+        for places, plain in gradients.chunks(pool, tell=tell):
             update = direction(adam_direction(plain, moments, self.betas))
             for name, side in sides.items():
                 result[name][places] = (update @ side.T).double().cpu().numpy()
-            done += len(places)
-            task.progress("ranking with LESS", done, len(pool) * self.warmup_epochs)
         return result
 
 

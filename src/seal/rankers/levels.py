@@ -22,6 +22,7 @@ from seal.losses import sample_nll, token_nll
 from seal.microbatches import MicroBatches, default_tokens
 from seal.models import LanguageModel, LoraSpec, add_lora
 from seal.packing import is_packed
+from seal.padding import needs_even_rows
 from seal.processes import processes
 from seal.sharding import equal_turns, is_sharded, refuse_sharded
 
@@ -204,6 +205,7 @@ def make_levels(
             micro_batch_size,
             retries=not is_sharded(model.model),
             is_packed=is_packed(model.model),
+            is_even=needs_even_rows(model.model),
         )
         levels.append(Level(model, activate, parameters, optimizer, micro_batches, max_grad_norm))
     return levels

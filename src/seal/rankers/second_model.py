@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 from peft import PeftModel
-from safetensors import SafetensorError
 
 from seal.artifacts.provenance import file_hash, folder_hashes
 from seal.data.tokenize import Encoded
 from seal.generation import check_context
-from seal.models import LanguageModel, ModelSpec, load_model, loaded_identity, quiet_peft
+from seal.lora import UNREADABLE, laid_over
+from seal.models import LanguageModel, ModelSpec, load_model, loaded_identity
 from seal.rankers.ranker import RankingTask
-
-# What PEFT raises on a folder that is foreign, cut off, or an adapter of another architecture.
-_UNLOADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,12 +91,24 @@ def opened(
     if adapter is None:
         yield _reading(task, role, base)
         return
+    if "base" in (base.identity or {}):
+        raise ValueError(two_adapters(role, spec, adapter))
     model = _lay_over(base, adapter, role)
     try:
         identity = base.identity and {**base.identity, "adapter": folder_hashes(adapter)}
         yield _reading(task, role, replace(base, model=model.eval(), identity=identity))
     finally:
         model.unload()  # the run's own model is as it was
+
+
+def two_adapters(role: str, spec: ModelSpec | None, adapter: Path) -> str:
+    """That an adapter would lie on a model which is an adapter itself, and the way out."""
+    model = f"rank.{role}.path={spec.path}" if spec is not None else "model.path"
+    return (
+        f"rank.{role}_adapter={adapter} would be laid over {model}, which is an adapter on its "
+        "base itself; an adapter that was trained on such a model has it in it already. Give "
+        f"the base as rank.{role}.path."
+    )
 
 
 def _load(spec: ModelSpec, role: str) -> LanguageModel:
@@ -117,9 +126,8 @@ def _lay_over(lm: LanguageModel, adapter: Path, role: str) -> PeftModel:
             "folder `adapter` that the train stage writes."
         )
     try:
-        with quiet_peft():
-            return PeftModel.from_pretrained(lm.model, str(adapter))
-    except _UNLOADABLE as error:
+        return laid_over(lm.model, adapter)
+    except UNREADABLE as error:
         raise ValueError(
             f"{key}: PEFT cannot lay this adapter over the model ({str(error).strip()}). Give an "
             f"adapter that was trained on rank.{role}, or on model.path where that is left out."

@@ -30,6 +30,8 @@ from seal.checkpoint import Checkpoints, load_state
 from seal.data.tokenize import Encoded
 from seal.microbatches import is_out_of_memory
 from seal.models import LanguageModel, ModelSpec, load_model, quiet_peft
+from seal.packing import why_not_packed
+from seal.padding import trains_rows_alone
 from seal.processes import processes
 from seal.progress import Progress, silent
 from seal.stages import training_memory
@@ -124,6 +126,7 @@ def _fit(fitting: Fitting) -> Fitted:
     assert isinstance(model, PreTrainedModel)
     if fitting.adapter is None:
         _check_full(fitting.spec, model)
+    fitting = replace(fitting, config=_without_padding(fitting.config, model))
     originals = copy.deepcopy(model.config), copy.deepcopy(model.generation_config)
     trainer = _trainer(fitting, language)
     if fitting.checkpoints is not None and trainer.is_deepspeed_enabled:
@@ -166,6 +169,22 @@ def _loaded(spec: ModelSpec) -> LanguageModel:
             f"({str(error).splitlines()[0]}). Set model.dtype or model.quantization to something "
             "smaller, or take a larger GPU."
         ) from error
+
+
+def _without_padding(config: SFTConfig, model: PreTrainedModel) -> SFTConfig:
+    """The same settings with one sample at a time, for models that let padding in."""
+    if config.padding_free:
+        problem = why_not_packed(model)
+        if problem is not None:
+            raise ValueError(f"train.args.padding_free=true is refused: {problem}. Remove it.")
+        return config
+    size = config.per_device_train_batch_size
+    if size == 1 or not trains_rows_alone(model):
+        return config
+    config = copy.copy(config)
+    config.per_device_train_batch_size = 1
+    config.gradient_accumulation_steps *= size
+    return config
 
 
 def _trainer(fitting: Fitting, language: LanguageModel) -> WatchedTrainer:

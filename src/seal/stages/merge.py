@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from seal.artifacts.adapter import Adapter
-from seal.models import LanguageModel, ModelSpec, load_model, save_model
+from seal.artifacts.atomic import new_folder
+from seal.models import LanguageModel, ModelSpec, load_model, save_model, starting_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,27 @@ def merge(spec: ModelSpec, adapter: Adapter, folder: Path) -> Path:
     return folder
 
 
+def merge_start(spec: ModelSpec, folder: Path) -> Path:
+    """Save the whole model that an adapter folder stands for, with tokenizer and template.
+
+    Args:
+        spec: The model, whose path is that of an adapter.
+        folder: Where the model goes; made here, so it must not exist or be empty.
+
+    Raises:
+        ValueError: If the path is not that of an adapter which can be merged, or `folder` is taken.
+    """
+    if starting_adapter(spec) is None:
+        raise ValueError(
+            f"{spec.path} is not an adapter (it holds no adapter_config.json). Give the folder of "
+            "a LoRA adapter, or its name on the Hub."
+        )
+    _check_free(folder)
+    with new_folder(folder) as temporary:
+        save_model(load_model(spec).model, spec, temporary)
+    return folder
+
+
 def _check_mergeable(spec: ModelSpec, adapter: Adapter, folder: Path) -> None:
     if adapter.kind == "full":
         raise ValueError(
@@ -68,6 +90,10 @@ def _check_mergeable(spec: ModelSpec, adapter: Adapter, folder: Path) -> None:
             f"model.path={adapter.base}; if it is the same model in another place, correct `base` "
             "in the adapter.json beside the adapter."
         )
+    _check_free(folder)
+
+
+def _check_free(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
             f"{folder} exists already and is not an empty folder. Delete it to merge again, or "

@@ -30,11 +30,20 @@ from seal.checkpoint import Checkpoints
 from seal.data.load import DataSpec
 from seal.data.mix import mix_in
 from seal.data.tokenize import Encoded
-from seal.models import LoraSpec, ModelSpec, resolve_device, save_model
+from seal.lora import check_fits
+from seal.models import (
+    LoraSpec,
+    ModelSpec,
+    load_skeleton,
+    resolve_device,
+    save_model,
+    starting_adapter,
+)
 from seal.processes import processes
 from seal.progress import Progress, silent
 from seal.sft import checked_arguments, lora_config, sft_config
 from seal.stages.fitting import Fitted, Fitting, fit
+from seal.starting_adapter import check_trainable, join
 from seal.tracking import Mirror, nowhere
 
 logger = logging.getLogger(__name__)
@@ -115,6 +124,9 @@ def train(
 
     Of several processes each takes its share of a batch, and the first one writes.
 
+    Where `spec` names an adapter, what is saved is one adapter on its base: that one and the new
+    one together.
+
     `folder` gets `adapter/` (tuning "lora") or `model/` ("full", with tokenizer, chat template and
     generation config), `metrics.jsonl` with every entry of TRL's log, and at last `adapter.json`.
     When anything goes wrong it is left as it was.
@@ -142,6 +154,7 @@ def train(
     """
     rows = _training_set(encoded, mix, settings, seed)
     device = _device(spec)
+    check_adapter(spec, settings)
     _check_free(folder)
     with _workplace(folder) as partial:
         is_lora = settings.tuning == "lora"
@@ -224,6 +237,22 @@ def _device(spec: ModelSpec) -> torch.device:
     return device
 
 
+def check_adapter(spec: ModelSpec, settings: TrainSettings) -> None:
+    """Find out whether the model can carry the adapter to train; reads no weights.
+
+    Raises:
+        ValueError: If it cannot, it could not be merged afterwards, or saved as one with the
+            adapter that `spec` names.
+    """
+    if settings.tuning == "full":
+        return
+    config = lora_config(settings.lora.config(), settings.peft)
+    check_fits(load_skeleton(spec), config, "train.lora")
+    start = starting_adapter(spec)
+    if start is not None:
+        check_trainable(start, config.to_dict())
+
+
 def _check_free(folder: Path) -> None:
     names = ("adapter", "model", METRICS, RECORD)
     taken = [name for name in names if (folder / name).exists()]
@@ -257,5 +286,8 @@ def _save_weights(fitted: Fitted, spec: ModelSpec, folder: Path) -> None:
                 config.target_modules = sorted(config.target_modules)
         # The vocabulary never changes here; "auto" would ask the Hub whether it did.
         model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
+        start = starting_adapter(spec)
+        if start is not None:
+            join(start, folder)
         return
     save_model(model, spec, folder, weights)

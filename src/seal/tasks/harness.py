@@ -22,6 +22,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from seal.artifacts.evaluation import Measurement, TaskResult
 from seal.data.reasoning import Reasoning
 from seal.data.sample import ID_LENGTH
+from seal.generation import prompt_sharing
 from seal.tasks.task import Subject, Task, TaskName
 
 # Metrics whose values are 0 or 1 on most tasks; where one is not (truthfulqa_mc2), it is a mean.
@@ -113,13 +114,14 @@ class LmEval(Task):
         return manager
 
     def _evaluate(self, harness: _Harness, manager: Any, subject: Subject) -> Mapping[str, Any]:  # noqa: ANN401
+        needs_one = prompt_sharing(subject.lm) != "padded"
         with _random_states_kept():
             model = harness.models.HFLM(
                 pretrained=subject.lm.model,
                 # a copy, because it sets what the tokenizer pads with
                 tokenizer=copy.deepcopy(subject.lm.tokenizer),
                 backend="causal",
-                batch_size=subject.decoding.batch_size,
+                batch_size=1 if needs_one else subject.decoding.batch_size,
                 # what a model thinks before it answers is no answer
                 think_end_token=think_end(subject.reasoning, subject.lm.tokenizer),
             )

@@ -15,6 +15,7 @@ from seal.losses import mean_nll
 from seal.microbatches import MicroBatches
 from seal.models import LanguageModel
 from seal.packing import is_packed
+from seal.padding import needs_even_rows
 from seal.processes import processes
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,12 @@ def response_nll(
     encoded = _encode(lm, samples, places, max_length or context or _NO_LIMIT)
     losses: dict[str, float] = {}
     mine: dict[str, float] = {}
-    micro_batches = MicroBatches(None, batch_size, is_packed=is_packed(lm.model))
+    micro_batches = MicroBatches(
+        None,
+        batch_size,
+        is_packed=is_packed(lm.model),
+        is_even=needs_even_rows(lm.model),
+    )
     for rows in processes().share_of(micro_batches.of(encoded)):
         batch = micro_batches.batch([encoded[row] for row in rows], lm.pad_id).to(lm.device)
         mine.update(zip(batch.ids, mean_nll(lm.model, batch).tolist(), strict=True))
