@@ -6,16 +6,16 @@ from dataclasses import replace
 from time import perf_counter
 
 import pytest
-
 from data.test_turns import CHATML, FAMILIES, KEEP, WIDE, asked, conversation, learned
+
 from seal.artifacts.selection import TextSpan
 from seal.data.formats import parse
 from seal.data.load import DataSpec, encode_set, load
 from seal.data.notes import Notes
+from seal.data.rendered_turns import find_turns, frame_of, placeholders
 from seal.data.sample import Message
 from seal.data.spans import mask_rows
 from seal.data.tokenize import ChatEncoder, Encoded
-from seal.data.turns import find_turns, frame_of, placeholders
 
 BYTES = FAMILIES["byte-level BPE"]
 # Like Phi-3's: there is no branch for a system turn, nor for a tool's.

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Int32, Int64
 from pydantic import Field
 
 from seal.artifacts.settings import Settings
+from seal.data.rendered_turns import Lost, Span
 from seal.data.responses import Response
-from seal.data.turns import Lost, Span
 
 
 class Tokenization(Settings):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from seal.data.end_of_turn import EndOfTurn
-from seal.data.turns import Frame, Span, Turn, frame_of, placeholders, unknown_frame
+from seal.data.rendered_turns import Frame, Span, Turn, frame_of, placeholders, unknown_frame
 
 Turns: TypeAlias = Sequence[tuple[str, str]]  # role and text of each
 

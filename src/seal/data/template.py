@@ -14,8 +14,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from seal.data.end_of_turn import EndOfTurn
 from seal.data.fallback_template import FALLBACK_TEMPLATE
+from seal.data.rendered_turns import Frame, Span, frame_of, placeholders
 from seal.data.responses import Layout, Render, Turns, lay_out, prompt_layout, unknown_layout
-from seal.data.turns import Frame, Span, frame_of, placeholders
 
 REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 _RESERVED = (

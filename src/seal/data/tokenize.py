@@ -36,10 +36,10 @@ from seal.data.reasoning import (
     kept_tokens,
     outside,
 )
+from seal.data.rendered_turns import Lost, Span, find_turns
 from seal.data.responses import Response, response_of
 from seal.data.sample import Message, Sample
 from seal.data.template import REFUSALS, ChatTemplate, refusal
-from seal.data.turns import Lost, Span, find_turns
 
 __all__ = [
     "FALLBACK_TEMPLATE",
