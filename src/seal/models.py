@@ -25,6 +25,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from seal.artifacts.paths import StrPath
 from seal.artifacts.provenance import folder_hashes, model_identity
 from seal.artifacts.settings import Settings
 from seal.data.tokenize import ChatEncoder
@@ -152,7 +153,7 @@ def load_encoder(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> ChatEnc
     return ChatEncoder(tokenizer, template=template, template_kwargs=spec.chat_template_kwargs)
 
 
-def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
+def load_model(spec: ModelSpec, adapter: StrPath | None = None) -> LanguageModel:
     """Load a model, and lay a trained adapter over it where one is given.
 
     Raises:
@@ -160,6 +161,7 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
             tokenizer knows more tokens than the model has embeddings for, or the adapter cannot be
             read.
     """
+    adapter = None if adapter is None else Path(adapter)
     tokenizer = load_tokenizer(spec)
     device = resolve_device(spec.device)
     check_device(device)

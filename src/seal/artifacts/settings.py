@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,6 +21,8 @@ class Settings(BaseModel):
     leaves the rest as that default has it: `Less(lora={"r": 8})` keeps the alpha and the modules of
     LESS. An object, `Less(lora=LoraSpec(r=8))`, is taken as it is; and so is a mapping that names
     another class, `{judge: guard_model}` where `refusal_phrases` is the default.
+
+    A path may be given as text or as any `os.PathLike`.
     """
 
     model_config = ConfigDict(
@@ -28,15 +31,16 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _parts_start_from_their_default(cls, value: Any) -> Any:  # noqa: ANN401 (whatever was given)
+    def _complete(cls, value: Any) -> Any:  # noqa: ANN401 (whatever was given)
         if not isinstance(value, Mapping):
             return value
-        whole = {
-            name: _over(default, value[name])
-            for name, field in cls.model_fields.items()
-            if isinstance(value.get(name), Mapping)
-            and isinstance(default := _default(field), Settings)
-        }
+        whole: dict[str, Any] = {}
+        for name, field in cls.model_fields.items():
+            part = value.get(name)
+            if isinstance(part, os.PathLike):
+                whole[name] = os.fspath(part)  # for a field of text or of a Path alike
+            elif isinstance(part, Mapping) and isinstance(default := _default(field), Settings):
+                whole[name] = _over(default, part)
         return {**value, **whole} if whole else value
 
 
@@ -92,5 +96,6 @@ def _tags(kind: type[Settings]) -> list[str]:
     return [
         name
         for name, field in kind.model_fields.items()
-        if get_origin(field.annotation) is Literal and get_args(field.annotation) == (field.default,)
+        if get_origin(field.annotation) is Literal
+        and get_args(field.annotation) == (field.default,)
     ]

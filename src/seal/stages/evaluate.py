@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import model_validator
 
 from seal.artifacts.evaluation import Measurement, TaskResult, load_measurements, save_task_result
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings, error_at
 from seal.generation import Decoding
 from seal.metrics import estimate
@@ -93,7 +94,7 @@ def metric_keys(task: AnyTask) -> tuple[str, ...]:
 def evaluate(
     subject: Subject,
     settings: EvaluateSettings,
-    folder: Path,
+    folder: StrPath,
     *,
     progress: Progress = silent,
 ) -> tuple[Measurement, ...]:
@@ -111,6 +112,7 @@ def evaluate(
     Raises:
         ValueError: If a task's file has a bad row, or an item does not fit into the model.
     """
+    folder = Path(folder)
     found: list[Measurement] = []
     for done, task in enumerate(settings.tasks):
         progress("tasks", done, len(settings.tasks))
@@ -129,12 +131,13 @@ def evaluate(
     return tuple(found)
 
 
-def load_evaluation(folder: Path) -> tuple[Measurement, ...]:
+def load_evaluation(folder: StrPath) -> tuple[Measurement, ...]:
     """The measurements in a folder that `evaluate` wrote, in the order of its tasks.
 
     Raises:
         ValueError: If the folder holds no complete evaluation.
     """
+    folder = Path(folder)
     try:
         order = list(json.loads((folder / "metrics.json").read_text("utf-8")))
         scores = sorted(folder.glob("*/scores.jsonl"))

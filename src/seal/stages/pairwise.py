@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from seal.artifacts.evaluation import Estimate
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings
 from seal.data.sample import Message, transcript
 from seal.judges.judging import Judging
@@ -103,12 +104,13 @@ def pairwise(
     (folder / "win_rate.json").write_text(summary + "\n", encoding="utf-8")
 
 
-def load_win_rate(folder: Path) -> WinRate:
+def load_win_rate(folder: StrPath) -> WinRate:
     """The `win_rate.json` in a folder that `pairwise` wrote.
 
     Raises:
         ValueError: If there is none, or none that can be read.
     """
+    folder = Path(folder)
     try:
         return WinRate.model_validate_json((folder / "win_rate.json").read_bytes())
     except OSError as error:
