@@ -14,21 +14,33 @@ from pydantic import Field, model_validator
 
 from seal.artifacts.records import RecordWriter
 from seal.artifacts.settings import Settings
-from seal.data.formats import Format, Turns, describe_columns, expected_columns, parse
-from seal.data.readers import RawRow, read_rows
+from seal.data.arrow_types import SCALAR, Kind, Needs
+from seal.data.formats import (
+    Format,
+    MissingColumnError,
+    column_kinds,
+    describe_columns,
+    expected_columns,
+    parse,
+)
+from seal.data.raw_row import RawRow
+from seal.data.readers import read_rows
 from seal.data.sample import content_id
 from seal.data.sample_store import Parse
+from seal.data.turns import HOLDS_TOOL_CALLS, Turns
 
 _DEFAULT_SOURCE = "source"
 
 
 class DataSpec(Settings):
-    """One data file, or one dataset on the Hub.
+    """One data file or folder, or one dataset on the Hub.
 
     Attributes:
-        path: .jsonl, .ndjson, .json, .csv or .parquet; or the name of a Hub dataset, owner/name.
+        path: .jsonl, .ndjson, .json, .csv (each also with .gz, .zst, .bz2 or .xz after it) or
+            .parquet; a folder of Parquet parts, or one made by `save_to_disk`; or the name of a
+            Hub dataset, owner/name.
         format: How a row becomes a sample; see `seal.data.formats`.
-        split: Of a Hub dataset.
+        split: Of a Hub dataset, or of a folder that `save_to_disk` made of several.
         revision: Of a Hub dataset: commit, tag or branch.
         source: Column that says where a sample came from; rows without it have the source "". None:
             no row has a source.
@@ -65,6 +77,16 @@ class DataSpec(Settings):
             )
         return self
 
+    def needs(self) -> Needs:
+        """The file's columns that are read, and what they must hold."""
+        found: dict[str, Kind] = {
+            self.columns.get(name, name): kind for name, kind in column_kinds(self.format).items()
+        }
+        for column in (self.source, self.label):
+            if column is not None:
+                found.setdefault(column, SCALAR)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
@@ -95,6 +117,7 @@ class Pile:
         excluded: The rows that were left out.
         num_refused: Those of files with `on_bad_row: error`.
         refused: The first of them.
+        num_tool_calls: Those that are refused because a turn calls a tool.
     """
 
     writer: RecordWriter
@@ -104,6 +127,7 @@ class Pile:
     excluded: list[Excluded] = field(default_factory=list)
     num_refused: int = 0
     refused: Excluded | None = None
+    num_tool_calls: int = 0
 
     def read(self, spec: DataSpec) -> None:
         """Take the rows of one more file.
@@ -114,7 +138,7 @@ class Pile:
         has_source = False
         self.starts.append(len(self.contents))
         first: dict[str, Any] | None = None
-        rows = read_rows(spec.path, split=spec.split, revision=spec.revision)
+        rows = read_rows(spec.path, split=spec.split, revision=spec.revision, needs=spec.needs())
         for raw in islice(rows, spec.skip, None if spec.limit is None else spec.skip + spec.limit):
             self.num_read += 1
             if raw.row is not None and spec.source in raw.row:
@@ -138,9 +162,10 @@ class Pile:
             ValueError: If there are such rows, or no samples.
         """
         if self.refused is not None:
+            tools = f"; a turn calls a tool in {self.num_tool_calls}" * bool(self.num_tool_calls)
             raise ValueError(
                 f"{self.refused.where}: {self.refused.reason}. {self.num_refused - 1} more of the "
-                f"{self.num_read} rows of the {name} set are bad. Correct them, or set "
+                f"{self.num_read} rows of the {name} set are bad{tools}. Correct them, or set "
                 "on_bad_row: skip to leave them out; they are then listed in excluded.jsonl."
             )
         if not self.contents:
@@ -166,6 +191,9 @@ class Pile:
         try:
             prompt, completion = parse(_renamed(raw.row, spec), spec.format)
             source = _source(raw.row, spec)
+        except MissingColumnError as error:
+            hint = f"or name the column that stands for it: columns: {{{error.column}: COLUMN}}"
+            raise _BadRowError(f"{error}; {hint}") from error
         except ValueError as error:
             raise _BadRowError(str(error)) from error
         label = None if spec.label is None else _label(raw, spec.label)
@@ -181,6 +209,7 @@ class Pile:
         else:  # the set is refused, with the first of them and their number
             self.num_refused += 1
             self.refused = self.refused or row
+            self.num_tool_calls += HOLDS_TOOL_CALLS in row.reason
 
 
 def parser(spec: DataSpec) -> Parse:
