@@ -269,7 +269,7 @@ def add_lora(model: nn.Module, lora: LoraSpec, *, seed: int, name: str = "defaul
 def save_model(
     model: nn.Module,
     spec: ModelSpec,
-    folder: Path,
+    folder: StrPath,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Save a whole model with the tokenizer and chat template that `spec` asks for.
@@ -280,6 +280,7 @@ def save_model(
         folder: Where it goes.
         weights: Its weights, where they are not whole in the model itself.
     """
+    folder = Path(folder)
     state = None if weights is None else dict(weights)
     cast(PreTrainedModel, model).save_pretrained(folder, state_dict=state)
     tokenizer = load_tokenizer(spec)  # afresh: training may have given the other one a pad token

@@ -74,7 +74,7 @@ class WinRate(Settings):
 
 
 def pairwise(
-    ours: Path, theirs: Path, settings: PairwiseSettings, judging: Judging, folder: Path
+    ours: StrPath, theirs: StrPath, settings: PairwiseSettings, judging: Judging, folder: StrPath
 ) -> None:
     """Compare the responses of two models and write `preferences.jsonl` and `win_rate.json`.
 
@@ -91,6 +91,9 @@ def pairwise(
         ValueError: If one side has no responses to the task, they are not to the same prompts, or
             the judge cannot be had.
     """
+    ours = Path(ours)
+    theirs = Path(theirs)
+    folder = Path(folder)
     duels = _duels(ours, theirs, settings)
     judged = [duel for duel in duels if duel.ours != duel.theirs]
     found = {
