@@ -60,20 +60,6 @@ _HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _NUM_SHOWN_COLUMNS = 20
 
 
-class MissingColumnError(ValueError):
-    """A row that lacks a column that its format needs."""
-
-    def __init__(self, message: str, column: str) -> None:
-        """What is wrong.
-
-        Args:
-            message: In words.
-            column: The first one that is missing.
-        """
-        ValueError.__init__(self, message)
-        self.column = column
-
-
 def parse(row: Mapping[str, Any], format: Format) -> tuple[Turns, Turns]:
     """The prompt and the completion that a row holds.
 
@@ -97,8 +83,7 @@ def parse(row: Mapping[str, Any], format: Format) -> tuple[Turns, Turns]:
     shape = _trl_shape(columns, row) if format == "trl" else format
     missing = [name for name in _NEEDED[shape] if name not in columns]
     if missing:
-        needed = quoted(_NEEDED[shape], " and ")
-        raise MissingColumnError(_does_not_fit(row, columns, format, needed), missing[0])
+        raise ValueError(_does_not_fit(row, columns, format, quoted(_NEEDED[shape], " and ")))
     for name in _UNSUPPORTED[shape]:
         if name in columns and columns[name] not in ("", [], {}):
             raise ValueError(
@@ -151,9 +136,7 @@ def _trl_shape(columns: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         )
     if not shapes:
         needed = '"messages", or "prompt" and "completion"'
-        half = [name for name in _NEEDED["prompt_completion"] if name in columns]
-        missing = {"prompt": "completion", "completion": "prompt"}.get("".join(half), "messages")
-        raise MissingColumnError(_does_not_fit(row, columns, "trl", needed), missing)
+        raise ValueError(_does_not_fit(row, columns, "trl", needed))
     return shapes[0]
 
 
@@ -164,7 +147,8 @@ def _does_not_fit(
     way_out = (
         f"set format: {' or '.join(fitting)}"
         if fitting
-        else f"known formats: {', '.join(get_args(Format))}"
+        else f"known formats: {', '.join(get_args(Format))}; for a pool or a safe set, columns: "
+        "{NAME_OF_THE_FORMAT: COLUMN} says which column stands for one that is missing"
     )
     return f'format "{format}" needs {needed}; this row has {describe_columns(row)}; {way_out}'
 

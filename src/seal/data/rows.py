@@ -17,7 +17,6 @@ from seal.artifacts.settings import Settings
 from seal.data.arrow_types import SCALAR, Kind, Needs
 from seal.data.formats import (
     Format,
-    MissingColumnError,
     column_kinds,
     describe_columns,
     expected_columns,
@@ -191,9 +190,6 @@ class Pile:
         try:
             prompt, completion = parse(_renamed(raw.row, spec), spec.format)
             source = _source(raw.row, spec)
-        except MissingColumnError as error:
-            hint = f"or name the column that stands for it: columns: {{{error.column}: COLUMN}}"
-            raise _BadRowError(f"{error}; {hint}") from error
         except ValueError as error:
             raise _BadRowError(str(error)) from error
         label = None if spec.label is None else _label(raw, spec.label)
