@@ -316,7 +316,12 @@ MESSAGES = [
         "out: o\nrank:\n  method: zebra",
         "c.yaml:3: rank.method: unknown method 'zebra'. Known: slow, quick.",
     ),
-    ("out: o\nrank:\n  epochs: 1", "c.yaml:2: rank: missing key 'method'. Known: slow, quick."),
+    (
+        "out: o\nrank:\n  options: {}",
+        "c.yaml:3: rank.options: unknown key. The keys here with "
+        "method slow: method, epochs, learning_rate, betas, lora, slow. options is a key of method "
+        "quick: set rank.method.",
+    ),
     (
         "out: o\nrank: quick",
         "c.yaml:2: rank: expected a mapping (key: value), got 'quick'. Write {method: quick}.",

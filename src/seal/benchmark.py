@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seal.artifacts.atomic import write_json, write_text
+from seal.artifacts.paths import StrPath
 from seal.artifacts.provenance import load_provenance
 from seal.artifacts.ranking import load_ranking
 from seal.artifacts.run_dir import RunDir, is_current
@@ -61,15 +62,17 @@ def bench(inputs: Inputs) -> Path:
     return folder / "bench.md"
 
 
-def write_bench(document: dict[str, Any], folder: Path) -> None:
+def write_bench(document: dict[str, Any], folder: StrPath) -> None:
     """Write bench.json, bench.svg and bench.md."""
+    folder = Path(folder)
     write_json(folder / "bench.json", document)
     write_text(folder / "bench.svg", figure(document))
     write_text(folder / "bench.md", markdown(document))
 
 
-def load_bench(folder: Path) -> dict[str, Any]:
+def load_bench(folder: StrPath) -> dict[str, Any]:
     """The content of bench.json that `write_bench` wrote."""
+    folder = Path(folder)
     return json.loads((folder / "bench.json").read_text("utf-8"))
 
 

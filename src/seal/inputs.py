@@ -14,11 +14,12 @@ import numpy as np
 
 from seal.artifacts.atomic import write_json
 from seal.artifacts.ids import Ids, Joined
-from seal.artifacts.provenance import content_hash, file_hash
+from seal.artifacts.provenance import content_hash
 from seal.artifacts.run_dir import RunDir
 from seal.budget import Budget
 from seal.config.arms import ArmSettings
 from seal.config.experiment import Experiment
+from seal.data.folders import files_behind, source_hash
 from seal.data.load import EncodedSet, SampleSet, encode_set, load, write_excluded
 from seal.data.rows import DataSpec, Excluded
 from seal.data.sample import Sample
@@ -317,9 +318,9 @@ class Inputs:
 
     @cached_property
     def task_files(self) -> dict[str, str | None]:
-        """Path -> SHA-256 of each file that a task reads; None for a name on the Hub."""
+        """Path -> SHA-256 of each file or folder that a task reads; None for a name on the Hub."""
         paths = [path for task in self.experiment.evaluate.tasks for path in task.data_paths]
-        return {path: file_hash(Path(path)) if Path(path).is_file() else None for path in paths}
+        return {path: source_hash(path) for path in paths}
 
     def _encode(self, samples: SampleSet, name: str, specs: Sequence[DataSpec]) -> EncodedSet:
         tokenization, cache = self.experiment.tokenization, self._cache(specs)
@@ -328,7 +329,8 @@ class Inputs:
     def _cache(self, specs: Sequence[DataSpec]) -> Path | None:
         """Where a set is kept once it has been read; None for a small one, which is not."""
         paths = [Path(spec.path) for spec in specs]
-        is_large = sum(path.stat().st_size for path in paths if path.is_file()) >= KEPT_BYTES
+        files = [file for spec in specs for file in files_behind(spec.path)]
+        is_large = sum(file.stat().st_size for file in files) >= KEPT_BYTES
         is_remote = not all(path.exists() for path in paths)
         return self.run_dir.data if is_large or is_remote else None
 

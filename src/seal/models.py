@@ -23,6 +23,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from seal.artifacts.paths import StrPath
 from seal.artifacts.provenance import folder_hashes
 from seal.artifacts.settings import Settings
 from seal.data.end_of_turn import configured_ends
@@ -219,7 +220,7 @@ def load_encoder(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> ChatEnc
     )
 
 
-def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
+def load_model(spec: ModelSpec, adapter: StrPath | None = None) -> LanguageModel:
     """Load a model, and lay a trained adapter over it where one is given.
 
     Args:
@@ -232,6 +233,7 @@ def load_model(spec: ModelSpec, adapter: Path | None = None) -> LanguageModel:
             tokenizer knows more tokens than the model has embeddings for, or the adapter cannot be
             read.
     """
+    adapter = None if adapter is None else Path(adapter)
     tokenizer = load_tokenizer(spec)
     device = resolve_device(spec.device)
     check_device(device)
@@ -346,7 +348,7 @@ def default_targets(spec: ModelSpec) -> tuple[str, ...]:
 def save_model(
     model: nn.Module,
     spec: ModelSpec,
-    folder: Path,
+    folder: StrPath,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Save a whole model with the tokenizer and chat template that `spec` asks for.
@@ -357,6 +359,7 @@ def save_model(
         folder: Where it goes.
         weights: Its weights, where they are not whole in the model itself.
     """
+    folder = Path(folder)
     state = None if weights is None else dict(weights)
     cast(PreTrainedModel, model).save_pretrained(folder, state_dict=state)
     tokenizer = load_tokenizer(spec)  # afresh: training may have given the other one a pad token

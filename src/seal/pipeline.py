@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from seal import audit, benchmark, cells, extending, planning, preflight, scoring
+from seal.artifacts.paths import StrPath
 from seal.artifacts.run_dir import build_or_reuse, rebuild
 from seal.config.arms import ArmSettings
 from seal.config.experiment import Experiment, load_experiment
@@ -114,9 +116,9 @@ def progress_of(experiment: Experiment) -> GridTable:
 
 def score(
     experiment: Experiment,
-    new: str,
+    new: StrPath,
     row_format: str | None = None,
-    out: Path | None = None,
+    out: StrPath | None = None,
     floor: float = FLOOR,
     progress: Progress = silent,
 ) -> Path:
@@ -124,15 +126,18 @@ def score(
 
     See `seal.scoring.score`.
     """
+    new = os.fspath(new)
+    out = None if out is None else Path(out)
     return scoring.score(Inputs(experiment, progress), new, row_format, out, floor)
 
 
-def demo(run_dir: Path, progress: Progress = silent) -> Path:
+def demo(run_dir: StrPath, progress: Progress = silent) -> Path:
     """The whole path on the model and the generated data that come with the package.
 
     Returns:
         The report's page.
     """
+    run_dir = Path(run_dir)
     refuse_several("seal demo")
     data = run_dir / "data"
     identity = {"stage": "data", "world_seed": _DEMO_WORLD}

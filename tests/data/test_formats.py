@@ -90,6 +90,23 @@ GOOD = {
         (USER,),
         (RED,),
     ),
+    "sharegpt, as role and content": (
+        "sharegpt",
+        {"conversations": chat(SYSTEM, USER, RED)},
+        (SYSTEM, USER),
+        (RED,),
+    ),
+    "messages, as from and value": (
+        "trl",
+        {
+            "messages": [
+                {"from": "human", "value": "Name a colour."},
+                {"from": "gpt", "value": "Red.", "role": None},
+            ]
+        },
+        (USER,),
+        (RED,),
+    ),
     "orca": (
         "orca",
         {"system_prompt": "Be brief.", "question": "Name a colour.", "response": "Red."},
@@ -187,17 +204,37 @@ BAD = [
     ("trl", {"messages": "not a list"}, '"messages" must be a list of turns; it is str \'not a l'),
     ("trl", {"messages": []}, '"messages" is an empty list'),
     ("trl", {"messages": ["hi"]}, "messages[0] must be an object; it is str 'hi'"),
-    ("trl", {"messages": [{"role": "user"}]}, 'messages[0] needs "role" and "content"; it has "ro'),
-    ("trl", {"messages": [{}]}, 'messages[0] needs "role" and "content"; it has nothing'),
     (
         "trl",
-        {"messages": [{"from": "human", "value": "a"}]},
-        'rename the column to "conversations" and set format: sharegpt',
+        {"messages": [{"role": "user"}]},
+        'messages[0] needs "role" and "content", or "from" and "value"; it has "role"',
+    ),
+    ("trl", {"messages": [{}]}, '"from" and "value"; it has nothing'),
+    ("trl", {"messages": [{"role": "user", "value": "a"}]}, 'it has "role", "value"'),
+    (
+        "trl",
+        {"messages": [{"role": "user", "content": "a", "from": "human", "value": "a"}]},
+        'messages[0] has both "role" with "content" and "from" with "value". Remove one pair',
+    ),
+    (
+        "trl",
+        {"messages": [*chat(USER), {"role": "assistant", "content": None}]},
+        "messages[1].content is null; a turn must hold text",
     ),
     (
         "sharegpt",
-        {"conversations": chat(USER)},
-        'needs "from" and "value"; it has "role", "content"; rename the column to "messages"',
+        {"conversations": [{"from": "human", "value": []}]},
+        "conversations[0].value is empty; a turn must hold text",
+    ),
+    (
+        "trl",
+        {"messages": '[{"role": "user", "content": "a"}]'},
+        '"messages" must be a list of turns; it is one text that looks like such a list. Write the',
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "user", "role": "x", "value": "a"}]},
+        'conversations[0] has "role", which is not supported',
     ),
     (
         "sharegpt",
@@ -237,7 +274,32 @@ BAD = [
         "the conversation ends with a turn of role user; it must end with an assistant turn",
     ),
     ("trl", {"messages": chat(RED, USER, BLUE)}, "there is no user turn before the response"),
-    ("trl", {"messages": [*chat(USER), CALL]}, 'messages[1] has "tool_calls", which is not suppor'),
+    (
+        "trl",
+        {"messages": [*chat(USER), CALL]},
+        "messages[1] calls a tool (\"tool_calls\": list [{'name': 'f'}]), which is not supported",
+    ),
+    (
+        "trl",
+        {"messages": [*chat(USER), {**CALL, "content": None}]},
+        "Write the call into the turn's text, as the model is to write it, or leave the row out",
+    ),
+    (
+        "trl",
+        {"messages": [*chat(USER), {"role": "assistant", "function_call": {"name": "f"}}]},
+        'messages[1] calls a tool ("function_call": dict',
+    ),
+    (
+        "trl",
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": "u"}]}]},
+        "messages[0].content must be a string or a list of text parts; it has a part of type str "
+        "'image', and only text is trained on",
+    ),
+    (
+        "trl",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "b": 1}]}]},
+        'it has a part with "b" beside its text',
+    ),
     (
         "trl",
         {"messages": [*chat(USER), {"role": "assistant", "content": "a", "weight": 0}]},

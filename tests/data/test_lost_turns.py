@@ -6,8 +6,8 @@ from dataclasses import replace
 from time import perf_counter
 
 import pytest
-from data.test_turns import CHATML, FAMILIES, KEEP, WIDE, asked, conversation, learned
 
+from data.test_rendered_turns import CHATML, FAMILIES, KEEP, WIDE, asked, conversation, learned
 from seal.artifacts.selection import TextSpan
 from seal.data.formats import parse
 from seal.data.load import DataSpec, encode_set, load

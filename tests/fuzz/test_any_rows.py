@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.outcome import only_when_asked, outcome
-from seal.data import readers
+from seal.data import arrow_rows, readers
 from seal.data.load import DataSpec, load
 from seal.data.readers import read_rows
 
@@ -190,7 +190,7 @@ def test_a_row_that_is_too_large_is_bad_and_the_next_is_not(
 
 
 def test_a_parquet_row_that_is_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(arrow_rows, "MAX_ROW_BYTES", 1000)
     pq.write_table(pa.table({"a": ["x" * 1100, "b"]}), tmp_path / "x.parquet")
     large, small = read_rows(str(tmp_path / "x.parquet"))
     assert large.reason == "the row is larger than 1000 bytes"
@@ -210,7 +210,7 @@ def test_a_parquet_row_that_is_too_large(tmp_path, monkeypatch):
 def test_times_that_python_cannot_hold_are_bad_rows(tmp_path, values):
     pq.write_table(pa.table({"a": values}), tmp_path / "x.parquet")
     late, early = read_rows(str(tmp_path / "x.parquet"))
-    assert late.reason.startswith("the row cannot be read: ")
+    assert late.reason.startswith("column 'a' cannot be read: ")
     assert early.row is not None
 
 
@@ -218,7 +218,7 @@ def test_parquet_that_says_more_rows_than_it_has(tmp_path, monkeypatch):
     """Found by flipping bits: the count at the end of the file and the rows in it may differ."""
     pq.write_table(pa.table({"a": [1, 2, 3]}), tmp_path / "x.parquet")
     monkeypatch.setattr(
-        pq.ParquetFile, "iter_batches", lambda table: iter([table.read().to_batches()[0][:2]])
+        pq.ParquetFile, "iter_batches", lambda table, **_: iter([table.read().to_batches()[0][:2]])
     )
     with pytest.raises(ValueError, match=r"x\.parquet: .*: 2 rows, but its end says 3\.$"):
         list(read_rows(str(tmp_path / "x.parquet")))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings
 
 AdapterKind = Literal["lora", "full"]
@@ -48,13 +49,15 @@ class _Record(Settings):
     seed: int
 
 
-def weights_folder(folder: Path, kind: AdapterKind) -> Path:
+def weights_folder(folder: StrPath, kind: AdapterKind) -> Path:
     """Where the weights of a training run lie: `adapter` or `model` in its folder."""
+    folder = Path(folder)
     return folder / _FOLDERS[kind]
 
 
-def save_adapter_record(adapter: Adapter, folder: Path) -> None:
+def save_adapter_record(adapter: Adapter, folder: StrPath) -> None:
     """Write `adapter.json` into a folder, beside the folder of the weights."""
+    folder = Path(folder)
     record = _Record(
         kind=adapter.kind,
         base=adapter.base,
@@ -66,12 +69,13 @@ def save_adapter_record(adapter: Adapter, folder: Path) -> None:
     (folder / RECORD).write_text(text, encoding="utf-8", newline="\n")
 
 
-def load_adapter(folder: Path) -> Adapter:
+def load_adapter(folder: StrPath) -> Adapter:
     """Read what `save_adapter_record` wrote; the folder may have been moved since.
 
     Raises:
         ValueError: If the record is missing or broken, or the weights are not beside it.
     """
+    folder = Path(folder)
     path = folder / RECORD
     try:
         record = _Record.model_validate_json(path.read_text(encoding="utf-8"))

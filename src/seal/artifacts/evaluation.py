@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings
 
 Kind = Literal["rate", "mean"]
@@ -84,8 +85,9 @@ def count_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def save_task_result(result: TaskResult, folder: Path) -> None:
+def save_task_result(result: TaskResult, folder: StrPath) -> None:
     """Write `responses.jsonl` and `scores.jsonl` of one task into an existing folder."""
+    folder = Path(folder)
     with (folder / "responses.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in result.responses)
     with (folder / "scores.jsonl").open("w", encoding="utf-8") as file:
@@ -95,8 +97,9 @@ def save_task_result(result: TaskResult, folder: Path) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
-def load_measurements(folder: Path) -> tuple[Measurement, ...]:
+def load_measurements(folder: StrPath) -> tuple[Measurement, ...]:
     """The measurements in a folder written by `save_task_result`."""
+    folder = Path(folder)
     found: dict[str, Measurement] = {}
     with (folder / "scores.jsonl").open(encoding="utf-8") as file:
         for line in file:

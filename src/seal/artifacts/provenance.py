@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from seal.artifacts.atomic import write_json
+from seal.artifacts.paths import StrPath
 
 PACKAGES = (
     "seal", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "numpy",
@@ -53,8 +54,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def save_provenance(provenance: Provenance, folder: Path) -> None:
+def save_provenance(provenance: Provenance, folder: StrPath) -> None:
     """Write `provenance.json`."""
+    folder = Path(folder)
     record: dict[str, Any] = {
         "identity": provenance.identity,
         "environment": provenance.environment,
@@ -64,12 +66,13 @@ def save_provenance(provenance: Provenance, folder: Path) -> None:
     write_json(folder / RECORD, record)
 
 
-def load_provenance(folder: Path) -> Provenance:
+def load_provenance(folder: StrPath) -> Provenance:
     """Read `provenance.json`.
 
     Raises:
         ValueError: If it is missing or broken.
     """
+    folder = Path(folder)
     path = folder / "provenance.json"
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -83,14 +86,16 @@ def load_provenance(folder: Path) -> Provenance:
         ) from error
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: StrPath) -> str:
     """SHA-256 of a file's bytes, in hex."""
+    path = Path(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_hashes(folder: Path) -> dict[str, str]:
+def folder_hashes(folder: StrPath) -> dict[str, str]:
     """Relative path -> SHA-256 of every file below a folder, logs and records left out."""
+    folder = Path(folder)
     records = {"provenance.json", "metrics.jsonl"}
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {
@@ -98,8 +103,9 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def made_files(folder: Path) -> dict[str, str]:
+def made_files(folder: StrPath) -> dict[str, str]:
     """Relative path -> SHA-256 of every file of an artifact, logs included, but the record."""
+    folder = Path(folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {
         file.relative_to(folder).as_posix(): file_hash(file)
@@ -108,12 +114,13 @@ def made_files(folder: Path) -> dict[str, str]:
     }
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: StrPath) -> None:
     """Refuse a finished artifact of which a file is not as it was made.
 
     Raises:
         ValueError: If a file was changed or damaged, or is missing; naming it.
     """
+    folder = Path(folder)
     for name, expected in load_provenance(folder).files.items():
         path = folder / name
         try:

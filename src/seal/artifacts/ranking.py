@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seal.artifacts.ids import Ids
+from seal.artifacts.paths import StrPath
 from seal.artifacts.token_scores import TokenScores, load_token_scores, save_token_scores
 
 # In a file's metadata, where its method says so.
@@ -93,12 +94,13 @@ def make_ranking(
     )
 
 
-def save_ranking(ranking: Ranking, path: Path) -> None:
+def save_ranking(ranking: Ranking, path: StrPath) -> None:
     """Write a ranking as Parquet with the columns id, score, rank, then the method's own.
 
     Token scores, where there are some, go into `tokens.parquet` beside it. That the scores are
     log-odds is noted in the file's metadata.
     """
+    path = Path(path)
     first = {"id": ranking.ids.text(), "score": ranking.scores, "rank": ranking.ranks}
     table = pa.table({**first, **ranking.columns})
     if ranking.is_log_odds:
@@ -108,12 +110,13 @@ def save_ranking(ranking: Ranking, path: Path) -> None:
         save_token_scores(ranking.token_scores, tokens_path(path))
 
 
-def tokens_path(path: Path) -> Path:
+def tokens_path(path: StrPath) -> Path:
     """Where the token scores of a ranking's file lie."""
+    path = Path(path)
     return path.with_name("tokens.parquet")
 
 
-def load_ranking(path: Path, *, tokens: bool = False) -> Ranking:
+def load_ranking(path: StrPath, *, tokens: bool = False) -> Ranking:
     """Read a ranking that `save_ranking` wrote.
 
     Args:
@@ -123,6 +126,7 @@ def load_ranking(path: Path, *, tokens: bool = False) -> Ranking:
     Raises:
         ValueError: If the file is not a ranking, or the token scores beside it are another's.
     """
+    path = Path(path)
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:

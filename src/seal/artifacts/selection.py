@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seal.artifacts.ids import Ids
+from seal.artifacts.paths import StrPath
 
 _MASK_COLUMNS = ("mask_turn", "mask_start", "mask_end")
 
@@ -47,11 +48,12 @@ class Selection:
     num_wholly_masked: int = 0
 
 
-def save_selection(selection: Selection, path: Path) -> None:
+def save_selection(selection: Selection, path: StrPath) -> None:
     """Write the kept ids as Parquet, and their masks as lists where there are any.
 
     The pool's size goes into the file's metadata.
     """
+    path = Path(path)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {"id": Ids.of(selection.ids).text()}
     notes = {"num_pool": str(selection.num_pool)}
     if selection.masks:
@@ -64,12 +66,13 @@ def save_selection(selection: Selection, path: Path) -> None:
     pq.write_table(pa.table(columns).replace_schema_metadata(notes), path)
 
 
-def load_selection(path: Path) -> Selection:
+def load_selection(path: StrPath) -> Selection:
     """Read a selection that `save_selection` wrote.
 
     Raises:
         ValueError: If the file is not a selection.
     """
+    path = Path(path)
     try:
         table = pq.read_table(path)
         notes = table.schema.metadata

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
+from seal.artifacts.paths import StrPath
+
 _ROWS_PER_GROUP = 4096  # samples that Parquet writes at a time
 _COLUMNS = {
     "turn": pa.int32(), "start": pa.int32(), "end": pa.int32(), "score": pa.float32(),
@@ -91,8 +93,9 @@ def make_token_scores(
     )
 
 
-def save_token_scores(scores: TokenScores, path: Path) -> None:
+def save_token_scores(scores: TokenScores, path: StrPath) -> None:
     """Write token scores as Parquet: id, and one list per sample for each other column."""
+    path = Path(path)
     offsets = pa.array(np.concatenate([[0], np.cumsum(scores.counts)]), pa.int64())
     values = (scores.turn, scores.start, scores.end, scores.score)
     lists = [pa.LargeListArray.from_arrays(offsets, pa.array(column)) for column in values]
@@ -100,12 +103,13 @@ def save_token_scores(scores: TokenScores, path: Path) -> None:
     pq.write_table(table, path, row_group_size=_ROWS_PER_GROUP)
 
 
-def load_token_scores(path: Path) -> TokenScores:
+def load_token_scores(path: StrPath) -> TokenScores:
     """Read token scores that `save_token_scores` wrote.
 
     Raises:
         ValueError: If the file does not hold token scores.
     """
+    path = Path(path)
     try:
         table = pq.read_table(path)
         ids = tuple(table["id"].to_pylist())

@@ -157,7 +157,8 @@ def _of_other_kinds(item: Finding, draft: Draft) -> str:
         for name, value in tags(model).items() if key in model.model_fields else ():
             found.setdefault(name, []).append(str(value))
     return "".join(
-        f" {key} is a key of {name} {', '.join(values)}: set {dotted((*item.path[:-1], name))}."
+        f" {key} is a key of {name} {', '.join(dict.fromkeys(values))}: set "
+        f"{dotted((*item.path[:-1], name))}."
         for name, values in found.items()
     )
 

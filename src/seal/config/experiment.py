@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings, error_at
 from seal.checkpoint import CheckpointSettings
 from seal.config.arms import (
@@ -244,7 +245,7 @@ class Experiment(Settings):
         return self
 
 
-def load_experiment(config: Path | None, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(config: StrPath | None, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment.
 
     Args:
@@ -255,6 +256,7 @@ def load_experiment(config: Path | None, overrides: Sequence[str] = ()) -> Exper
         FileNotFoundError: If there is no such file.
         ValueError: One line per thing that is wrong: `file:line: key: what is wrong. The way out.`
     """
+    config = None if config is None else Path(config)
     if config is None:
         return parse_config("", "command line", Experiment, overrides)
     if not config.is_file():

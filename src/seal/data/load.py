@@ -17,11 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from seal.artifacts.atomic import write_json
-from seal.artifacts.provenance import content_hash, file_hash
+from seal.artifacts.paths import StrPath
+from seal.artifacts.provenance import content_hash
 from seal.artifacts.records import RecordWriter, batched, open_records
 from seal.artifacts.run_dir import build_or_wait
 from seal.data.exclusions import Tally, advice, is_length
+from seal.data.folders import files_behind, source_hash
 from seal.data.notes import Note, Notes
+from seal.data.readers import describe_unread
 from seal.data.rows import DataSpec, Excluded, Pile, parser
 from seal.data.sample_store import (
     ROW_SCHEMA,
@@ -41,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _ENCODED_AT_ONCE = 1024  # samples that are Python objects at a time
 _LINES_AT_ONCE = 2**16
-_LAYOUT = 2  # to be raised when the files below, or what is made of a row, change
+_LAYOUT = 3  # to be raised when the files below, or what is made of a row, change
 _ROWS, _INDEX, _TOKENS, _NOTES = "rows.arrow", "index.arrow", "tokens.arrow", "set.json"
 
 
@@ -90,11 +93,11 @@ class EncodedSet:
     notes: tuple[Note, ...] = ()
 
 
-def load(specs: Sequence[DataSpec], *, name: str, cache: Path | None = None) -> SampleSet:
+def load(specs: Sequence[DataSpec], *, name: str, cache: StrPath | None = None) -> SampleSet:
     """The samples of the files, one after the other.
 
     Args:
-        specs: The files.
+        specs: The files or folders.
         name: What the set is called in messages: "pool", "safe".
         cache: Where the samples are kept by the content of the files, and memory-mapped from; None
             keeps them in memory, as datasets on the Hub always are.
@@ -104,19 +107,23 @@ def load(specs: Sequence[DataSpec], *, name: str, cache: Path | None = None) -> 
             `on_bad_row` is "error", a label or source column is missing, no sample is left, or what
             was kept is damaged.
     """
+    cache = None if cache is None else Path(cache)
     if not specs:
         raise ValueError(f"the {name} set has no data file. Give {name}.path.")
-    if cache is None or not all(Path(spec.path).is_file() for spec in specs):
+    if cache is None or not all(files_behind(spec.path) for spec in specs):
         found = _read(specs, name, None)
     else:
         identity = {
             "kind": "samples",
             "layout": _LAYOUT,
             "specs": [spec.model_dump(mode="json") for spec in specs],
-            "files": [file_hash(Path(spec.path)) for spec in specs],
+            "files": [source_hash(spec.path) for spec in specs],
         }
         folder = _kept(cache, identity, lambda folder: _save(_read(specs, name, folder), folder))
         found = _open(folder, specs)
+    for spec in specs:
+        if unread := describe_unread(spec.path):
+            logger.warning("%s: %s: %s", name, spec.path, unread)
     logger.info(
         "%s: kept %d of %d rows; %d excluded, %d duplicates",
         name, len(found.samples), found.num_read, len(found.excluded), found.num_duplicates,
@@ -131,7 +138,7 @@ def encode_set(
     tokenization: Tokenization,
     *,
     name: str,
-    cache: Path | None = None,
+    cache: StrPath | None = None,
 ) -> EncodedSet:
     """The samples as tokens; those that cannot be encoded are excluded with a reason.
 
@@ -146,6 +153,7 @@ def encode_set(
     Raises:
         ValueError: If no sample is left, or what was kept is damaged.
     """
+    cache = None if cache is None else Path(cache)
     if cache is None:
         found = _encode(samples, encoder, tokenization, name, None)
     else:
@@ -184,8 +192,9 @@ def _tell_excluded(name: str, excluded: Sequence[Excluded], total: int) -> None:
         )
 
 
-def write_excluded(excluded: Iterable[Excluded], path: Path) -> None:
+def write_excluded(excluded: Iterable[Excluded], path: StrPath) -> None:
     """Write `excluded.jsonl`: one object per line with where, reason, id and stage."""
+    path = Path(path)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in excluded:
             record = {"where": row.where, "reason": row.reason, "id": row.id, "stage": row.stage}

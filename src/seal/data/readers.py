@@ -7,6 +7,11 @@
 | .csv             | a header line, then records; blank lines skipped | file:LINE it starts on     |
 | .parquet         | Arrow rows                                  | file:row NUMBER                 |
 
+The first three may be packed: .jsonl.gz, .zst, .bz2 or .xz; lines are those of the unpacked text.
+A folder is one data set where it is called NAME.parquet, or holds nothing but Parquet files called
+part-*, or such files in folders COLUMN=VALUE; or where `datasets` saved it (`save_to_disk`), of
+several splits the one that is asked for.
+
 A path without a suffix that does not exist and reads owner/name is a dataset on the Hub, its rows
 named owner/name[split]:row NUMBER. The readers of `datasets` are not used for local files: they
 give no line numbers, skip blank lines from the count, and turn a line `null` into a row.
@@ -15,81 +20,109 @@ give no line numbers, skip blank lines from the count, and turn a line `null` in
 from __future__ import annotations
 
 import csv
+import io
 import json
-import math
+import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from seal.data.strict_json import StrictDecoder, first_repeated, skip_blanks
-
-MAX_ROW_BYTES = 16 * 2**20  # a longer line is a binary file or a missing line break
+from seal.artifacts.paths import StrPath
+from seal.data.arrow_rows import (
+    describe_left_out,
+    parquet_schema,
+    read_dataset,
+    read_parquet,
+    read_parquet_folder,
+)
+from seal.data.arrow_types import Needs
+from seal.data.compressed import PACKED, inner_suffix, opened
+from seal.data.folders import describe_folder, is_saved_dataset, load_saved, part_files
+from seal.data.json_array import JsonArray, NotUtf8Error
+from seal.data.raw_row import MAX_ROW_BYTES, RawRow
+from seal.data.strict_json import StrictDecoder, first_repeated
 
 _BOM = b"\xef\xbb\xbf"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w*$")  # ".5" of owner/model-2.5 is none
+_ARRAY_HINT = "a file that is one array is named .json"
 _KINDS = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """A row as it stands in its file.
+def read_rows(
+    path: StrPath, *, split: str = "train", revision: str | None = None, needs: Needs | None = None
+) -> Iterator[RawRow]:
+    """Every row of a file, a folder or a Hub dataset, in order; a bad row comes with a reason.
 
-    Attributes:
-        where: "file:line", or "file:row number" where rows have no lines of their own.
-        row: Column -> value, all of it expressible in JSON; None for a bad row.
-        reason: Why the row is bad; "" for a good one.
-    """
-
-    where: str
-    row: dict[str, Any] | None
-    reason: str = ""
-
-
-def read_rows(path: str, *, split: str = "train", revision: str | None = None) -> Iterator[RawRow]:
-    """Every row of a file or of a Hub dataset, in order; a bad row comes with a reason.
+    Columns of bytes are left out of Parquet rows, since JSON cannot hold them.
 
     Args:
-        path: A file, or a dataset's name on the Hub.
-        split: Of a Hub dataset.
+        path: A file or folder, or a dataset's name on the Hub.
+        split: Of a Hub dataset, or of a folder that `datasets` saved with several.
         revision: Of a Hub dataset: commit, tag or branch.
+        needs: The columns that somebody reads, and what they must hold: where columns have types,
+            a wrong one is refused at once.
 
     Raises:
-        ValueError: If there is no such file, its suffix is unknown, the file as a whole cannot be
-            read, or `split` or `revision` is given for a file.
+        ValueError: If there is no such file, its kind is unknown, it as a whole cannot be read, a
+            needed column is of the wrong type, or `split` or `revision` is given for a file.
     """
-    file = Path(path)
-    suffix = file.suffix.lower()
+    path = os.fspath(path)
+    file, needs = Path(path), needs or {}
     if not file.exists():
         if _HUB_NAME.fullmatch(path) and not _FILE_SUFFIX.search(path):
-            return _read_hub(path, split, revision)
+            return _read_hub(path, split, revision, needs)
         raise ValueError(
             f"{path}: there is no such file (looked for {file.absolute()}), and it is not the "
             "name of a Hub dataset, which reads owner/name."
         )
-    if suffix not in _READERS or not file.is_file():
-        raise ValueError(
-            f"{path}: unknown kind of file {suffix or '(no suffix)'!r}. Known: "
-            f"{', '.join(_READERS)}; or the name of a Hub dataset, owner/name."
-        )
+    if file.is_dir() and is_saved_dataset(file):
+        if revision is not None:
+            raise ValueError(
+                f"{path}: revision={revision!r} is for Hub datasets, and this is a folder. Remove "
+                "it."
+            )
+        return read_dataset(*load_saved(file, path, split), needs)
+    parts = part_files(file) if file.is_dir() else []
+    read = _READERS.get(inner_suffix(file))
+    is_parquet = file.suffix.lower() == _PARQUET and file.is_file()
+    if not parts and not is_parquet and not (read and file.is_file()):
+        kind = describe_folder(file) if file.is_dir() else _unknown(file)
+        raise ValueError(f"{path}: {kind}.")
     if split != "train" or revision is not None:
         raise ValueError(
             f"{path}: split={split!r} and revision={revision!r} are for Hub datasets, and this is "
-            "a file. Remove them."
+            f"a {'folder' if parts else 'file'}. Remove them."
         )
-    return _READERS[suffix](file, path)
+    if parts:
+        return read_parquet_folder(parts, file, path, needs)
+    if is_parquet or read is None:
+        return read_parquet(file, path, needs)
+    return read(file, path)
+
+
+def describe_unread(path: str) -> str:
+    """A sentence on the columns of a Parquet file or folder that `read_rows` leaves out; or ""."""
+    file = Path(path)
+    parts = part_files(file) if file.is_dir() else [file] if file.suffix.lower() == _PARQUET else []
+    schema = parquet_schema(parts[0]) if parts and parts[0].is_file() else None
+    return "" if schema is None else describe_left_out(schema)
+
+
+def _unknown(file: Path) -> str:
+    is_packed = file.suffix.lower() in PACKED
+    shown = "".join(file.suffixes[-2:]) if is_packed else file.suffix
+    return (
+        f"unknown kind of file {shown.lower() or '(no suffix)'!r}. Known: {', '.join(_READERS)}, "
+        f"{_PARQUET}; all but the last also packed, with {', '.join(PACKED)} after it; or the name "
+        "of a Hub dataset, owner/name"
+    )
 
 
 def _read_jsonl(file: Path, path: str) -> Iterator[RawRow]:
     decoder = StrictDecoder()
-    with file.open("rb") as lines:
+    with opened(file) as lines:
         number = 0
         while line := lines.readline(MAX_ROW_BYTES + 1):
             number += 1
@@ -100,7 +133,10 @@ def _read_jsonl(file: Path, path: str) -> Iterator[RawRow]:
                 _skip_rest_of_line(lines, line)
                 yield RawRow(where, None, f"the line is longer than {MAX_ROW_BYTES} bytes")
             elif line.strip():
-                yield _jsonl_row(line, where, decoder)
+                raw = _jsonl_row(line, where, decoder)
+                if number == 1 and raw.row is None and line.lstrip().startswith(b"["):
+                    raw = RawRow(where, None, f"{raw.reason}; {_ARRAY_HINT}")
+                yield raw
 
 
 def _skip_rest_of_line(lines: BinaryIO, line: bytes) -> None:
@@ -113,16 +149,27 @@ def _jsonl_row(line: bytes, where: str, decoder: StrictDecoder) -> RawRow:
         # Without the line's end, which would be taken for a control character in an open string.
         text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        return RawRow(where, None, _not_utf8(line, error.start, "column"))
+        return RawRow(where, None, _not_utf8(line[error.start], error.start + 1, "column"))
     try:
         value, problem = decoder.decode_all(text)
     except json.JSONDecodeError as error:
-        return RawRow(where, None, f"not valid JSON: {error.msg} (column {error.colno})")
+        reason = f"not valid JSON: {error.msg} (column {error.colno}){_json_hint(error)}"
+        return RawRow(where, None, reason)
     return _object_row(value, problem, where)
 
 
-def _not_utf8(content: bytes, place: int, unit: str) -> str:
-    return f"not valid UTF-8: byte 0x{content[place]:02x} at {unit} {place + 1}"
+def _json_hint(error: json.JSONDecodeError) -> str:
+    """What Python and JavaScript let through and JSON does not; "" if it is something else."""
+    before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :]
+    if before.endswith(",") and after[:1] in ("}", "]"):
+        return "; remove the comma before it"
+    if after.startswith(("None", "True", "False", "nan", "undefined")):
+        return "; JSON writes null, true and false"
+    return ""
+
+
+def _not_utf8(byte: int, place: int, unit: str) -> str:
+    return f"not valid UTF-8: byte 0x{byte:02x} at {unit} {place}"
 
 
 def _object_row(value: object, problem: str, where: str) -> RawRow:
@@ -135,51 +182,26 @@ def _object_row(value: object, problem: str, where: str) -> RawRow:
 
 
 def _read_json(file: Path, path: str) -> Iterator[RawRow]:
-    content = file.read_bytes().removeprefix(_BOM)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        reason = _not_utf8(content, error.start, "byte")
-        raise ValueError(f"{path}:{line}: {reason}. Save the file as UTF-8.") from error
-    try:
-        yield from _array_rows(text, path)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}. The file must hold "
-            "one array of objects."
-        ) from error
-
-
-def _array_rows(text: str, path: str) -> Iterator[RawRow]:
-    decoder = StrictDecoder()
-    place = skip_blanks(text, 0)
-    if text[place : place + 1] == "{":
-        raise ValueError(
-            f"{path}: the file starts with an object; it must hold one array of objects. A file "
-            "with one object per line is named .jsonl."
-        )
-    if text[place : place + 1] != "[":
-        raise json.JSONDecodeError("Expecting '['", text, place)
-    place = skip_blanks(text, place + 1)
-    is_more = text[place : place + 1] != "]"
-    number = 0
-    while is_more:
-        number += 1
-        start = place
-        value, place, problem = decoder.decode_at(text, start)
-        if place - start > MAX_ROW_BYTES:
-            problem = f"the row is longer than {MAX_ROW_BYTES} characters"
-        yield _object_row(value, problem, f"{path}:row {number}")
-        place = skip_blanks(text, place)
-        is_more = text[place : place + 1] == ","
-        if is_more:
-            place = skip_blanks(text, place + 1)
-        elif text[place : place + 1] != "]":
-            raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
-    end = skip_blanks(text, place + 1)
-    if end != len(text):
-        raise json.JSONDecodeError("Extra data", text, end)
+    with opened(file) as stream:
+        array = JsonArray(stream)
+        try:
+            if array.first() == "{":
+                raise ValueError(
+                    f"{path}: the file starts with an object; it must hold one array of objects. A "
+                    "file with one object per line is named .jsonl."
+                )
+            for number, (value, length, problem) in enumerate(array.items(), start=1):
+                if length > MAX_ROW_BYTES:
+                    problem = f"the row is longer than {MAX_ROW_BYTES} characters"
+                yield _object_row(value, problem, f"{path}:row {number}")
+        except NotUtf8Error as error:
+            reason = _not_utf8(error.byte, error.place, "byte")
+            raise ValueError(f"{path}:{error.line}: {reason}. Save the file as UTF-8.") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}. The file must "
+                "hold one array of objects."
+            ) from error
 
 
 def _read_csv(file: Path, path: str) -> Iterator[RawRow]:
@@ -187,7 +209,12 @@ def _read_csv(file: Path, path: str) -> Iterator[RawRow]:
     # documents.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     # Bytes that are not UTF-8 come through as surrogates, so that only their own row is bad.
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+    with (
+        opened(file) as stream,
+        io.TextIOWrapper(
+            stream, encoding="utf-8-sig", errors="surrogateescape", newline=""
+        ) as lines,
+    ):
         reader = csv.reader(lines, strict=True)
         try:
             header = next((fields for fields in reader if fields), None)
@@ -218,6 +245,12 @@ def _csv_reason(error: csv.Error, first: int, last: int) -> str:
 
 
 def _check_header(header: list[str], where: str) -> None:
+    other = [mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]]
+    if other:
+        raise ValueError(
+            f"{where}: the header has one column, {header[0][:60]!a}. Columns are separated by "
+            f"commas, and here it seems by {other[0]!r}: save the file with commas."
+        )
     is_repeated = len(set(header)) < len(header)
     if is_repeated or "" in header:
         what = "has a column without a name"
@@ -243,41 +276,7 @@ def _csv_row(header: list[str], fields: list[str], where: str) -> RawRow:
     return RawRow(where, dict(zip(header, fields, strict=True)))
 
 
-def _read_parquet(file: Path, path: str) -> Iterator[RawRow]:
-    try:
-        with pq.ParquetFile(file) as table:
-            names = table.schema_arrow.names
-            if len(set(names)) < len(names):
-                raise ValueError("two columns have the same name")
-            number = 0
-            for batch in table.iter_batches():
-                for place in range(batch.num_rows):
-                    number += 1
-                    yield _arrow_row(batch, place, f"{path}:row {number}")
-            if number != table.metadata.num_rows:
-                raise ValueError(f"{number} rows, but its end says {table.metadata.num_rows}")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable Parquet file: {_shown(error)}.") from error
-
-
-def _arrow_row(batch: pa.RecordBatch, place: int, where: str) -> RawRow:
-    part = batch.slice(place, 1)
-    if part.nbytes > MAX_ROW_BYTES:
-        return RawRow(where, None, f"the row is larger than {MAX_ROW_BYTES} bytes")
-    try:
-        (row,) = part.to_pylist()
-    except (ValueError, OverflowError) as error:  # no UTF-8; a date after the year 9999
-        return RawRow(where, None, f"the row cannot be read: {_shown(error)}")
-    return _plain_row(row, where)
-
-
-def _shown(error: Exception) -> str:
-    """Arrow's words without the bytes of the file that it puts into them, on one line."""
-    text = " ".join(str(error).split()).rstrip(". ")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def _read_hub(name: str, split: str, revision: str | None) -> Iterator[RawRow]:
+def _read_hub(name: str, split: str, revision: str | None, needs: Needs) -> Iterator[RawRow]:
     # Here, because it takes a second to import and only Hub names need it.
     import datasets  # noqa: PLC0415
     from datasets.exceptions import DatasetsError  # noqa: PLC0415
@@ -290,36 +289,13 @@ def _read_hub(name: str, split: str, revision: str | None) -> Iterator[RawRow]:
             f"from the Hub with split={split!r}, revision={revision!r}: {type(error).__name__}: "
             f"{error}"
         ) from error
-    for number, row in enumerate(rows, start=1):
-        yield _plain_row(dict(row), f"{name}[{split}]:row {number}")
+    yield from read_dataset(rows, f"{name}[{split}]", needs)
 
 
-def _plain_row(row: dict[str, Any], where: str) -> RawRow:
-    try:
-        return RawRow(where, {name: _plain(value) for name, value in row.items()})
-    except TypeError as error:
-        return RawRow(where, None, str(error))
-
-
-def _plain(value: object) -> object:
-    """The value as JSON holds it: dates and decimals as text, NaN as null."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, datetime | date | time | timedelta | Decimal):
-        return str(value)
-    raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
-
-
+_PARQUET = ".parquet"
 _READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
 }

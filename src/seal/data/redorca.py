@@ -17,12 +17,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from seal.artifacts.atomic import new_folder, write_json
+from seal.artifacts.paths import StrPath
 from seal.artifacts.provenance import file_hash
 from seal.data.formats import parse
 from seal.data.readers import read_rows
@@ -69,7 +71,11 @@ class Candidate:
 
 
 def build_redorca(
-    slim_orca: str, red_team: str, folder: Path, sizes: Sizes | None = None, seed: int = 0
+    slim_orca: StrPath,
+    red_team: StrPath,
+    folder: StrPath,
+    sizes: Sizes | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Write redorca.jsonl (pool), blueorca.jsonl (safe set), orca_test.jsonl and harmful.jsonl.
 
@@ -92,6 +98,9 @@ def build_redorca(
     Raises:
         ValueError: If a download has too few usable rows, or the folder exists.
     """
+    slim_orca = os.fspath(slim_orca)
+    red_team = os.fspath(red_team)
+    folder = Path(folder)
     sizes = sizes or Sizes()
     with new_folder(folder) as temporary:
         orca, odd_orca = _candidates(_orca_rows(slim_orca), seed)

@@ -14,22 +14,33 @@ from pydantic import Field, model_validator
 
 from seal.artifacts.records import RecordWriter
 from seal.artifacts.settings import Settings
+from seal.data.arrow_types import SCALAR, Kind, Needs
 from seal.data.exclusions import Tally
-from seal.data.formats import Format, Turns, describe_columns, expected_columns, parse
-from seal.data.readers import RawRow, read_rows
+from seal.data.formats import (
+    Format,
+    column_kinds,
+    describe_columns,
+    expected_columns,
+    parse,
+)
+from seal.data.raw_row import RawRow
+from seal.data.readers import read_rows
 from seal.data.sample import content_id
 from seal.data.sample_store import Parse
+from seal.data.turns import Turns
 
 _DEFAULT_SOURCE = "source"
 
 
 class DataSpec(Settings):
-    """One data file, or one dataset on the Hub.
+    """One data file or folder, or one dataset on the Hub.
 
     Attributes:
-        path: .jsonl, .ndjson, .json, .csv or .parquet; or the name of a Hub dataset, owner/name.
+        path: .jsonl, .ndjson, .json, .csv (each also with .gz, .zst, .bz2 or .xz after it) or
+            .parquet; a folder of Parquet parts, or one made by `save_to_disk`; or the name of a
+            Hub dataset, owner/name.
         format: How a row becomes a sample; see `seal.data.formats`.
-        split: Of a Hub dataset.
+        split: Of a Hub dataset, or of a folder that `save_to_disk` made of several.
         revision: Of a Hub dataset: commit, tag or branch.
         source: Column that says where a sample came from; rows without it have the source "". None:
             no row has a source.
@@ -65,6 +76,16 @@ class DataSpec(Settings):
                 f"these are {', '.join(known)}. Write NAME_OF_THE_FORMAT: COLUMN_OF_THE_FILE."
             )
         return self
+
+    def needs(self) -> Needs:
+        """The file's columns that are read, and what they must hold."""
+        found: dict[str, Kind] = {
+            self.columns.get(name, name): kind for name, kind in column_kinds(self.format).items()
+        }
+        for column in (self.source, self.label):
+            if column is not None:
+                found.setdefault(column, SCALAR)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +134,7 @@ class Pile:
         has_source = False
         self.starts.append(len(self.contents))
         first: dict[str, Any] | None = None
-        rows = read_rows(spec.path, split=spec.split, revision=spec.revision)
+        rows = read_rows(spec.path, split=spec.split, revision=spec.revision, needs=spec.needs())
         for raw in islice(rows, spec.skip, None if spec.limit is None else spec.skip + spec.limit):
             self.num_read += 1
             if raw.row is not None and spec.source in raw.row:

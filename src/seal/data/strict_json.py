@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
+_NO_VALUE = "is not a JSON value"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -61,10 +62,22 @@ class StrictDecoder:
         if len(value) < len(pairs):
             repeated = first_repeated(name for name, _ in pairs)
             self._problems.append(f"the key {json.dumps(repeated[:40])} is given twice")
+        if any(problem.endswith(_NO_VALUE) for problem in self._problems):
+            self._name_key(pairs)
         return value
 
-    def _constant(self, name: str) -> None:
-        self._problems.append(f"{name} is not a JSON value")
+    def _name_key(self, pairs: list[tuple[str, Any]]) -> None:
+        """Say in which of the keys the value stands that is none."""
+        named = [name for name, part in pairs if _holds_no_number(part)]
+        where = f" (key {json.dumps(named[0][:40])}); write null" if named else ""
+        self._problems[:] = [
+            problem + where if problem.endswith(_NO_VALUE) else problem
+            for problem in self._problems
+        ]
+
+    def _constant(self, name: str) -> float:
+        self._problems.append(f"{name} {_NO_VALUE}")
+        return float(name)
 
     def _float(self, text: str) -> float:
         value = float(text)
@@ -91,6 +104,12 @@ def skip_blanks(text: str, place: int) -> int:
     found = _BLANKS.match(text, place)
     assert found is not None
     return found.end()
+
+
+def _holds_no_number(value: object) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_no_number, value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _is_encodable(value: object) -> bool:

@@ -48,7 +48,7 @@ def field_of(answer: str, name: str, allowed: Mapping[str, _T]) -> _T | None:
     """What a judge's JSON says under a name; None if it says nothing that is allowed.
 
     An answer that is one JSON object is taken at its word. In any other, the last `"name": value`
-    counts: judges reason, and quote, before they conclude.
+    counts: judges reason, and quote, before they conclude. A whole number may be written as 5.0.
 
     Args:
         answer: What the judge wrote.
@@ -59,6 +59,12 @@ def field_of(answer: str, name: str, allowed: Mapping[str, _T]) -> _T | None:
         found = json.loads(answer)
     except (ValueError, RecursionError):
         values = "|".join(map(re.escape, allowed))
-        hits = re.findall(rf'"{re.escape(name)}"\s*:\s*"?({values})"?(?=\s*[,}}\n]|\s*$)', answer)
+        value = rf'"?\s*({values})(?:(?<=\d)\.0+)?\s*"?'
+        hits = re.findall(rf'"{re.escape(name)}"\s*:\s*{value}(?=\s*[,}}\n]|\s*$)', answer)
         return allowed[hits[-1]] if hits else None
-    return allowed.get(str(found.get(name))) if isinstance(found, dict) else None
+    return allowed.get(_spelt(found.get(name))) if isinstance(found, dict) else None
+
+
+def _spelt(value: object) -> str:
+    """A value as text; a whole number without decimals, whether it is a number or a text."""
+    return re.sub(r"(?<=\d)\.0+$", "", str(value).strip())

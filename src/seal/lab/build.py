@@ -18,6 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from seal.artifacts.paths import StrPath
 from seal.lab import grammar
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
@@ -266,7 +267,7 @@ def _train(
 
 
 def build_model(
-    folder: Path, *, seed: int = 0, num_steps: int = 1400, size: Size = "small"
+    folder: StrPath, *, seed: int = 0, num_steps: int = 1400, size: Size = "small"
 ) -> Path:
     """Build tokenizer and model from scratch and save them.
 
@@ -281,6 +282,7 @@ def build_model(
     Returns:
         The folder.
     """
+    folder = Path(folder)
     rng = random.Random(seed)
     shape = SIZES[size]
     tokenizer = _train_tokenizer(rng, shape.vocabulary)

@@ -25,7 +25,8 @@ from seal.artifacts.provenance import file_hash
 from seal.artifacts.ranking import Ranking, make_ranking
 from seal.blocks import decoder_blocks
 from seal.data.formats import describe_columns
-from seal.data.readers import RawRow, read_rows
+from seal.data.raw_row import RawRow
+from seal.data.readers import read_rows
 from seal.data.sample import Message
 from seal.data.tokenize import Encoded
 from seal.generation import Decoding, generate
@@ -223,7 +224,8 @@ class Larf(Ranker):
         """Where each prompt stands, and the prompt; at most `max_prompts` of them."""
         assert self.prompts is not None
         self.reads()  # says so if there is no such file
-        rows = [(row.where, _prompt_text(row, self.prompt_column)) for row in _all(self.prompts)]
+        column = self.prompt_column
+        rows = [(row.where, _prompt_text(row, column)) for row in _all(self.prompts, column)]
         if not rows:
             raise ValueError(f"rank.prompts={self.prompts}: the file holds no prompt. Give some.")
         rows = sorted(rows, key=lambda row: (draw_key(row[1], self.seed, "prompts"), row[0]))
@@ -323,8 +325,8 @@ def _pairs(harmful: Sequence[Encoded], safe: Sequence[Encoded]) -> list[tuple[En
     return list(zip(unsafe_rows, safe_rows, strict=True))
 
 
-def _all(path: Path) -> Iterator[RawRow]:
-    for row in read_rows(str(path)):
+def _all(path: Path, column: str) -> Iterator[RawRow]:
+    for row in read_rows(str(path), needs={column: "text"}):
         if row.row is None:
             raise ValueError(
                 f"rank.prompts: {row.where}: {row.reason}. Correct the row, or delete it."

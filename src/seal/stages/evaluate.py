@@ -20,6 +20,7 @@ from seal.artifacts.evaluation import (
     load_measurements,
     save_task_result,
 )
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings, error_at
 from seal.generation import Decoding
 from seal.metrics import estimate
@@ -104,7 +105,7 @@ def metric_keys(task: AnyTask) -> tuple[str, ...]:
 def evaluate(
     subject: Subject,
     settings: EvaluateSettings,
-    folder: Path,
+    folder: StrPath,
     *,
     progress: Progress = silent,
 ) -> tuple[Measurement, ...]:
@@ -124,6 +125,7 @@ def evaluate(
     Raises:
         ValueError: If a task's file has a bad row, or an item does not fit into the model.
     """
+    folder = Path(folder)
     found: list[Measurement] = []
     for done, task in enumerate(settings.tasks):
         progress("tasks", done, len(settings.tasks))
@@ -144,7 +146,7 @@ def evaluate(
     return tuple(found)
 
 
-def load_answer_counts(folder: Path, tasks: Sequence[AnyTask]) -> dict[str, dict[str, int]]:
+def load_answer_counts(folder: StrPath, tasks: Sequence[AnyTask]) -> dict[str, dict[str, int]]:
     """Task -> what `count_answers` counts, in a folder that `evaluate` wrote; of tasks that ask.
 
     Raises:
@@ -152,7 +154,7 @@ def load_answer_counts(folder: Path, tasks: Sequence[AnyTask]) -> dict[str, dict
     """
     found = {}
     for name in (task.name for task in tasks if isinstance(task, PromptTask)):
-        path = folder / name / "responses.jsonl"
+        path = Path(folder) / name / "responses.jsonl"
         try:
             with path.open(encoding="utf-8") as file:
                 found[name] = count_answers([json.loads(line) for line in file])
@@ -163,12 +165,13 @@ def load_answer_counts(folder: Path, tasks: Sequence[AnyTask]) -> dict[str, dict
     return found
 
 
-def load_evaluation(folder: Path) -> tuple[Measurement, ...]:
+def load_evaluation(folder: StrPath) -> tuple[Measurement, ...]:
     """The measurements in a folder that `evaluate` wrote, in the order of its tasks.
 
     Raises:
         ValueError: If the folder holds no complete evaluation.
     """
+    folder = Path(folder)
     try:
         order = list(json.loads((folder / "metrics.json").read_text("utf-8")))
         scores = sorted(folder.glob("*/scores.jsonl"))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from datasets import Dataset
 
 from seal.artifacts.atomic import new_folder
+from seal.artifacts.paths import StrPath
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.selection import Selection
 from seal.data.sample import Sample
@@ -28,7 +29,7 @@ def export(
     selection: Selection,
     recipe: Recipe,
     trainer: Trainer,
-    folder: Path,
+    folder: StrPath,
 ) -> Export:
     """Write the kept samples, best first, with a config that trains on them as was meant here.
 
@@ -47,6 +48,7 @@ def export(
     Raises:
         ValueError: If the folder is taken, or the trainer cannot train on these samples as kept.
     """
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already. Delete it, or give another folder with --out.")
     made = _EXPORTERS[trainer].export(kept_samples(samples, ranking, selection), recipe)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seal.artifacts.adapter import Adapter
 from seal.artifacts.atomic import new_folder
+from seal.artifacts.paths import StrPath
 from seal.models import LanguageModel, ModelSpec, load_model, save_model, starting_adapter
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _NUM_CHECKED, _CHECKED_LENGTH = 4, 16
 
 
-def merge(spec: ModelSpec, adapter: Adapter, folder: Path) -> Path:
+def merge(spec: ModelSpec, adapter: Adapter, folder: StrPath) -> Path:
     """Work a LoRA adapter into its base model and save the result with tokenizer and template.
 
     Each weight is W + s * B @ A in float32, cast once to the type that W has in the base as `spec`
@@ -44,6 +45,7 @@ def merge(spec: ModelSpec, adapter: Adapter, folder: Path) -> Path:
             taken.
         RuntimeError: If the saved model does not answer as base and adapter do; nothing is kept.
     """
+    folder = Path(folder)
     _check_mergeable(spec, adapter, folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from seal.artifacts.evaluation import Estimate, answer_of
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings
 from seal.data.sample import Message, transcript
 from seal.judges.judging import Judging
@@ -73,7 +74,7 @@ class WinRate(Settings):
 
 
 def pairwise(
-    ours: Path, theirs: Path, settings: PairwiseSettings, judging: Judging, folder: Path
+    ours: StrPath, theirs: StrPath, settings: PairwiseSettings, judging: Judging, folder: StrPath
 ) -> None:
     """Compare the responses of two models and write `preferences.jsonl` and `win_rate.json`.
 
@@ -90,6 +91,9 @@ def pairwise(
         ValueError: If one side has no responses to the task, they are not to the same prompts, or
             the judge cannot be had.
     """
+    ours = Path(ours)
+    theirs = Path(theirs)
+    folder = Path(folder)
     duels = _duels(ours, theirs, settings)
     judged = [duel for duel in duels if duel.ours != duel.theirs]
     found = {
@@ -103,12 +107,13 @@ def pairwise(
     (folder / "win_rate.json").write_text(summary + "\n", encoding="utf-8")
 
 
-def load_win_rate(folder: Path) -> WinRate:
+def load_win_rate(folder: StrPath) -> WinRate:
     """The `win_rate.json` in a folder that `pairwise` wrote.
 
     Raises:
         ValueError: If there is none, or none that can be read.
     """
+    folder = Path(folder)
     try:
         return WinRate.model_validate_json((folder / "win_rate.json").read_bytes())
     except OSError as error:

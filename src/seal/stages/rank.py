@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from seal.artifacts.ids import Joined, ids_of
+from seal.artifacts.paths import StrPath
 from seal.artifacts.ranking import Ranking, make_ranking, save_ranking
 from seal.data.tokenize import Encoded
 from seal.generation import check_context
@@ -18,7 +19,7 @@ from seal.rankers.ranker import Ranker, RankingTask
 
 
 def rank(
-    ranker: Ranker, task: RankingTask, folder: Path, reference: Collection[str] = ()
+    ranker: Ranker, task: RankingTask, folder: StrPath, reference: Collection[str] = ()
 ) -> Ranking:
     """Score the samples of a pool with a ranker.
 
@@ -41,6 +42,7 @@ def rank(
             samples, which leaves nothing to tell apart, or the method meets a loss that is not
             finite.
     """
+    folder = Path(folder)
     _check_distinct(task.pool, task.safe)
     check_context(task.lm, Joined(Joined(task.pool, task.safe), task.harmful))
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:

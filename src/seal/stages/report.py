@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import model_validator
 
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings, error_at
 from seal.data.sample import Message, transcript
 from seal.judges.union import AnyJudge
@@ -76,7 +77,7 @@ class ReportSettings(Settings):
         return self
 
 
-def report(comparison: Comparison, folder: Path) -> Path:
+def report(comparison: Comparison, folder: StrPath) -> Path:
     """Write report.json, index.html, samples.parquet and DATA_CARD.md; returns the page's path.
 
     Args:
@@ -87,6 +88,7 @@ def report(comparison: Comparison, folder: Path) -> Path:
         ValueError: If ranking, selection and samples are not of the same pool, two arms share a
             name, or a metric was measured on different items.
     """
+    folder = Path(folder)
     document = _document(comparison)
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")

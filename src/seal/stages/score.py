@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from seal.artifacts.atomic import make_parent, write_json, write_text
 from seal.artifacts.evaluation import Estimate
+from seal.artifacts.paths import StrPath
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.row_table import Row
 from seal.blocks import decoder_blocks
@@ -200,8 +201,9 @@ def check_agreement(scorer: Scorer, floor: float) -> None:
         )
 
 
-def save_scorer(scorer: Scorer, folder: Path) -> None:
+def save_scorer(scorer: Scorer, folder: StrPath) -> None:
     """Write `scorer.safetensors` and `scorer.json` into an existing folder."""
+    folder = Path(folder)
     names = ("mean", "scale", "weights", "predictions", "scores")
     save_file({name: getattr(scorer, name) for name in names}, folder / "scorer.safetensors")
     facts = {
@@ -213,12 +215,13 @@ def save_scorer(scorer: Scorer, folder: Path) -> None:
     write_json(folder / "scorer.json", facts)
 
 
-def load_scorer(folder: Path) -> Scorer:
+def load_scorer(folder: StrPath) -> Scorer:
     """Read what `save_scorer` wrote.
 
     Raises:
         ValueError: If it is not readable.
     """
+    folder = Path(folder)
     try:
         arrays = load_file(folder / "scorer.safetensors")
         facts = json.loads((folder / "scorer.json").read_text("utf-8"))
@@ -230,8 +233,9 @@ def load_scorer(folder: Path) -> Scorer:
         ) from error
 
 
-def write_scores(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_scores(records: Sequence[Mapping[str, Any]], path: StrPath) -> None:
     """Write one row per sample, as .parquet or as .jsonl."""
+    path = Path(path)
     if path.suffix == ".parquet":
         make_parent(path)
         pq.write_table(pa.Table.from_pylist([dict(record) for record in records]), path)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from seal.artifacts.ids import ids_of
+from seal.artifacts.paths import StrPath
 from seal.artifacts.ranking import Ranking
 from seal.artifacts.selection import Selection, save_selection
 from seal.artifacts.settings import Settings
@@ -166,12 +167,13 @@ def select(
 
 
 def save_selected(
-    selection: Selection, rows: Mapping[str, Mapping[str, Any]], folder: Path
+    selection: Selection, rows: Mapping[str, Mapping[str, Any]], folder: StrPath
 ) -> None:
     """Write `selection.parquet` and `selected.jsonl`: the kept rows, as they were read, by id.
 
     Where text is masked, every row gets the key `seal_masked_spans`: a list of [turn, start, end].
     """
+    folder = Path(folder)
     save_selection(selection, folder / "selection.parquet")
     with (folder / "selected.jsonl").open("w", encoding="utf-8") as file:
         for key in selection.ids:

@@ -25,6 +25,7 @@ from peft import LoraConfig, PeftModel
 from pydantic import Field, field_validator, model_validator
 
 from seal.artifacts.adapter import RECORD, Adapter, save_adapter_record, weights_folder
+from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings
 from seal.checkpoint import Checkpoints
 from seal.data.load import DataSpec
@@ -108,7 +109,7 @@ def train(
     spec: ModelSpec,
     encoded: Sequence[Encoded],
     settings: TrainSettings,
-    folder: Path,
+    folder: StrPath,
     *,
     seed: int,
     mix: Sequence[Encoded] = (),
@@ -152,6 +153,7 @@ def train(
             loss or a weight stops being finite.
         KeyboardInterrupt: If it was asked to stop; the state is saved.
     """
+    folder = Path(folder)
     rows = _training_set(encoded, mix, settings, seed)
     device = _device(spec)
     check_adapter(spec, settings)

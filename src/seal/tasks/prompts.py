@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,8 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seal.data.formats import Format, describe_columns, parse
-from seal.data.readers import RawRow, read_rows
+from seal.artifacts.paths import StrPath
+from seal.data.arrow_types import Kind
+from seal.data.formats import Format, column_kinds, describe_columns, parse
+from seal.data.raw_row import RawRow
+from seal.data.readers import read_rows
 from seal.data.sample import Message, content_id
 
 # Every model must be measured on the same items, which a row left out here and there would change.
@@ -53,7 +57,7 @@ class Item:
 
 
 def read_items(
-    path: str,
+    path: StrPath,
     columns: Sequence[str],
     *,
     optional: Sequence[str] = (),
@@ -76,12 +80,17 @@ def read_items(
         ValueError: If a row cannot be read, lacks a column, or has a column that is not a text, or
             if no row is left.
     """
+    path = os.fspath(path)
     shape = _Texts(columns, optional, group)
-    return _numbered(_items(shape, read_rows(path), where), path, limit, where)
+    needs: dict[str, Kind] = dict.fromkeys(
+        [*columns, *optional, *([group] if group else [])], "text"
+    )
+    rows = read_rows(path, needs=needs)
+    return _numbered(_items(shape, rows, where), path, limit, where)
 
 
 def read_conversations(
-    path: str, format: Format, *, where: Where | None = None, limit: int | None = None
+    path: StrPath, format: Format, *, where: Where | None = None, limit: int | None = None
 ) -> tuple[Item, ...]:
     """The conversations of a file of training data, each up to its response.
 
@@ -94,11 +103,12 @@ def read_conversations(
     Raises:
         ValueError: If a row cannot be read or does not fit the format, or if no row is left.
     """
-    found = _items(_Conversations(format), read_rows(path), where)
+    path = os.fspath(path)
+    found = _items(_Conversations(format), read_rows(path, needs=column_kinds(format)), where)
     return _numbered(found, path, limit, where)
 
 
-def read_transcripts(path: str, column: str, *, limit: int | None = None) -> tuple[Item, ...]:
+def read_transcripts(path: StrPath, column: str, *, limit: int | None = None) -> tuple[Item, ...]:
     r"""Conversations written as one text, each up to its last assistant turn, which may be blank.
 
     Args:
@@ -109,11 +119,13 @@ def read_transcripts(path: str, column: str, *, limit: int | None = None) -> tup
     Raises:
         ValueError: If a row cannot be read or holds no such text, or if no row is left.
     """
-    return _numbered(_items(_Transcripts(column), read_rows(path)), path, limit)
+    path = os.fspath(path)
+    rows = read_rows(path, needs={column: "text"})
+    return _numbered(_items(_Transcripts(column), rows), path, limit)
 
 
 def read_folder(
-    folder: str, pattern: str, column: str, *, limit: int | None = None
+    folder: StrPath, pattern: str, column: str, *, limit: int | None = None
 ) -> tuple[Item, ...]:
     """The prompts of the files of a folder, each file one group, named by the file.
 
@@ -128,6 +140,7 @@ def read_folder(
         ValueError: If the folder has no such file, or two of one name; if a row is bad, or no row
             is left.
     """
+    folder = os.fspath(folder)
     files = folder_files(folder, pattern)
     count = Counter(file.stem for file in files)
     twice = [file.name for file in files if count[file.stem] > 1]
@@ -253,7 +266,7 @@ def _file_rows(file: Path, column: str) -> Iterator[RawRow]:
     suffix = file.suffix.lower()
     if suffix == ".txt" or (suffix == ".csv" and column not in _first_record(file)):
         return _bare_rows(file, column)
-    return read_rows(str(file))
+    return read_rows(str(file), needs={column: "text"})
 
 
 def _first_record(file: Path) -> list[str]:
