@@ -1,7 +1,7 @@
 """Interpolation: part of the way from the base to the trained model, W + w (W' - W).
 
 `weight` is w (the alpha of WiSE-FT, arXiv 2109.01903). A LoRA adapter's W' - W is s B A, so that
-its factor B is all that changes; whole models are interpolated in float32 and cast once.
+its scale s is all that changes; whole models are interpolated in float32 and cast once.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ class Interpolate(Merger):
     @torch.no_grad()
     def _scale(self, module: LoraLayer, first: int) -> None:
         """Scale what was trained; the first dimensions are those of the adapter in `model.path`."""
+        if not first:
+            for name in module.scaling:
+                module.scaling[name] *= self.weight
+            return
         for linear in cast(Iterable[nn.Linear], module.lora_B.values()):
             linear.weight[:, first:] *= self.weight
-            if linear.bias is not None:
-                linear.bias.mul_(self.weight)
         for factor in cast(Iterable[torch.Tensor], module.lora_embedding_B.values()):
             factor[:, first:] *= self.weight
 
