@@ -28,6 +28,8 @@ class Adapter:
         num_samples: Samples in the training set, mixed-in ones included.
         num_steps: Optimizer steps taken.
         seed: Of the initial adapter weights and of the order of the samples.
+        num_tokens: Tokens that were read, prompts included, each as often as it was; None where
+            an earlier version of seal trained, which did not write it down.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Adapter:
     num_samples: int
     num_steps: int
     seed: int
+    num_tokens: int | None = None
 
 
 class _Record(Settings):
@@ -46,6 +49,7 @@ class _Record(Settings):
     num_samples: int
     num_steps: int
     seed: int
+    num_tokens: int | None = None
 
 
 def weights_folder(folder: Path, kind: AdapterKind) -> Path:
@@ -61,6 +65,7 @@ def save_adapter_record(adapter: Adapter, folder: Path) -> None:
         num_samples=adapter.num_samples,
         num_steps=adapter.num_steps,
         seed=adapter.seed,
+        num_tokens=adapter.num_tokens,
     )
     text = record.model_dump_json(indent=2) + "\n"
     (folder / RECORD).write_text(text, encoding="utf-8", newline="\n")
@@ -97,6 +102,7 @@ def load_adapter(folder: Path) -> Adapter:
         num_samples=record.num_samples,
         num_steps=record.num_steps,
         seed=record.seed,
+        num_tokens=record.num_tokens,
     )
 
 
