@@ -148,11 +148,9 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
     """Fine-tune an arm that is trained; returns the folder."""
     experiment, selection, mix = inputs.experiment, selected(inputs, arm, seed), inputs.mix(arm)
     settings = experiment.trains_with(arm)
-    identity = {
+    identity: dict[str, Any] = {
         "stage": "train",
-        "train": settings.model_dump(
-            mode="json", exclude={"max_skipped_steps": True, "mix": {"data": {"license"}}}
-        ),
+        "train": settings.identity(),
         "model": inputs.model_identity,
         "template": inputs.encoder.template_hash,
         "tokenization": experiment.tokenization.model_dump(mode="json"),
@@ -161,6 +159,8 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
         "mix": mix[0].fingerprint if mix else None,
         "seed": seed,
     }
+    steps = inputs.matched_steps(arm, len(selection.ids))
+    identity |= {} if steps is None else {"num_steps": steps}
     if selection.masks:
         lines = (json.dumps([key, *spans]) for key, spans in selection.masks.items())
         identity["masks"] = content_hash(lines)
@@ -179,6 +179,7 @@ def train(inputs: Inputs, arm: ArmSettings, seed: int) -> Path:
                 folder,
                 seed=seed,
                 mix=mix[1].encoded if mix else (),
+                steps=steps,
                 progress=renamed(inputs.progress, f"training {arm.name}, seed {seed}"),
                 mirror=mirror,
                 checkpoints=_checkpoints(inputs, place, identity),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seal.artifacts.adapter import load_adapter
 from seal.artifacts.provenance import file_hash, load_provenance
 from seal.artifacts.ranking import Ranking, load_ranking
 from seal.artifacts.run_dir import RunDir
@@ -46,6 +47,7 @@ def compare(
                 arm,
                 sizes[arm],
                 {seed: load_evaluation(run_dir.evaluate(arm, seed)) for seed in seeds},
+                **_training(inputs, arm, seeds),
             )
             for arm, seeds in arms.items()
         ),
@@ -87,6 +89,22 @@ def _answers(
                 for key, number in counts.items():
                     total[key] = total.get(key, 0) + number
     return found
+
+
+def _training(inputs: Inputs, name: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Steps and tokens of an arm's trainings, as far as they were written down."""
+    arm = inputs.experiment.arm(name)
+    if arm.is_base:
+        return {}
+    source = name if arm.merge is None else arm.merge.of
+    folders = {seed: inputs.run_dir.train(source, seed) for seed in seeds}
+    made = {seed: load_adapter(folder) for seed, folder in folders.items() if folder.exists()}
+    return {
+        "num_steps": {seed: one.num_steps for seed, one in made.items()},
+        "num_tokens": {
+            seed: one.num_tokens for seed, one in made.items() if one.num_tokens is not None
+        },
+    }
 
 
 def _arm_rankings(inputs: Inputs, labels: Mapping[str, str]) -> dict[str, ArmRanking]:

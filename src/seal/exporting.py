@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from seal.artifacts.ranking import load_ranking
 from seal.artifacts.selection import load_selection
+from seal.config.arms import ArmSettings
 from seal.exporters.exporter import Recipe
 from seal.inputs import Inputs
 from seal.models import default_targets, starting_adapter
@@ -36,12 +38,13 @@ def export(
     selection, ranking = run_dir.select / "selection.parquet", run_dir.rank / "ranking.parquet"
     if not selection.exists():
         raise ValueError(f"{selection} is missing. Run `seal select` with the same config first.")
+    kept = load_selection(selection)
     folder = out or run_dir.root / "export" / trainer
     made = export_stage.export(
         inputs.rankable,
         load_ranking(ranking),
-        load_selection(selection),
-        _recipe(inputs),
+        kept,
+        _recipe(inputs, len(kept.ids)),
         trainer,
         folder,
     )
@@ -90,7 +93,14 @@ def _read_otherwise(inputs: Inputs, trainer: str, kept: Sequence[str]) -> list[s
     return notes
 
 
-def _recipe(inputs: Inputs) -> Recipe:
+def _arguments(inputs: Inputs, num_kept: int) -> dict[str, Any]:
+    """The training's, for as many steps as `train.match` asks for."""
+    steps = inputs.matched_steps(ArmSettings(name="selected"), num_kept)
+    args = inputs.experiment.train.args
+    return args if steps is None else {**args, "max_steps": steps}
+
+
+def _recipe(inputs: Inputs, num_kept: int) -> Recipe:
     experiment = inputs.experiment
     model, train = experiment.model, experiment.train
     if starting_adapter(model) is not None:
@@ -112,6 +122,6 @@ def _recipe(inputs: Inputs) -> Recipe:
         max_length=experiment.tokenization.max_length,
         seed=experiment.seeds[0],
         lora=lora,
-        args=recipe_arguments(train.args),
+        args=recipe_arguments(_arguments(inputs, num_kept)),
         said=frozenset(train.args),
     )

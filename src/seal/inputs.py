@@ -32,6 +32,7 @@ from seal.processes import refuse_several
 from seal.progress import Progress
 from seal.rankers.ranker import Ranker
 from seal.stages.select import SelectSettings
+from seal.stages.train import matched_steps
 from seal.tracking import Tracking
 
 KEPT_BYTES = 8 * 2**20  # a smaller set is read and encoded within seconds, every time
@@ -292,6 +293,14 @@ class Inputs:
             samples = load([mix.data], name=name, cache=self._cache([mix.data]))
             self._mixes[key] = samples, self._encode(samples, name, [mix.data])
         return self._mixes[key]
+
+    def matched_steps(self, arm: ArmSettings, num_samples: int) -> int | None:
+        """The optimiser steps of an arm of so many samples, where it is to have those of another.
+
+        None where it is trained for its epochs, or has as many steps by itself.
+        """
+        settings = self.experiment.trains_with(arm)
+        return matched_steps(settings, num_samples, len(self.rankable.ids.ascending()))
 
     @cached_property
     def rankable(self) -> Samples:

@@ -16,6 +16,7 @@ NUM_RESAMPLES = 1000  # the 2.5 % tail then rests on 25 resamples
 SEED = 0  # of the resampling: the same data gives the same interval
 RESAMPLED_CELLS = 2_000_000  # of one block of resamples: bounds the memory at some 50 MB
 CONFIDENCE = 0.95
+ROUNDING = 1e-12  # a difference of less, relative to the values, is none: 3 x / 3 may not be x
 
 # (B, K) counts of not-unsafe and of unsafe samples in each of K groups of equal score, lowest score
 # first, in each of B resamples -> (B,) values.
@@ -119,11 +120,11 @@ def average_seeds(per_seed: Sequence[Measurement]) -> Measurement:
                 f"are in one of them only (first: {min(odd)}). Evaluate every seed on the same "
                 "file with the same limit."
             )
-    averaged = {
-        key: math.fsum(part.values[key] for part in per_seed) / len(per_seed)
-        for key in first.values
-    }
-    return Measurement(first.metric, first.kind, averaged)
+    if len(per_seed) == 1:
+        return first
+    columns = ([part.values[key] for key in first.values] for part in per_seed)
+    averages = (math.fsum(values) / len(per_seed) for values in zip(*columns, strict=True))
+    return Measurement(first.metric, first.kind, dict(zip(first.values, averages, strict=True)))
 
 
 def pool_seeds(per_seed: Sequence[Measurement]) -> Estimate:

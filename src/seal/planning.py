@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from trl import SFTConfig  # pyright: ignore[reportPrivateImportUsage]
 
 from seal.artifacts.selection import load_selection
 from seal.config.arms import ArmSettings
@@ -27,7 +26,7 @@ from seal.models import LanguageModel, add_lora, load_model, resolve_device
 from seal.padding import needs_even_rows
 from seal.rankers.levels import make_levels
 from seal.rankers.ranker import OptimizerSteps, Sizes
-from seal.sft import sft_config
+from seal.sft import num_steps, sft_config
 from seal.stages import train as train_stage
 from seal.stages.estimate import (
     NUM_STEPS,
@@ -237,10 +236,12 @@ class _Training:
 
     def cell(self, name: str, arm: ArmSettings) -> Cell:
         """Steps of this arm times the seconds of a step, and what comes before the first."""
-        num, tokens = self._mixed(arm, *arm_size(self._inputs, arm))
-        steps = num_steps(self._config, num)
+        size = arm_size(self._inputs, arm)
+        num, tokens = self._mixed(arm, *size)
+        matched = self._inputs.matched_steps(arm, size[0])
+        steps = matched or num_steps(self._settings.args, num)
         epochs = self._config.num_train_epochs
-        if self._config.max_steps > 0:
+        if matched or self._config.max_steps > 0:
             epochs = steps * self._batch / num
         work = Work(trained=epochs * tokens)
         saved = self._num_lora * 4 if self._num_lora else self._shape.weight_bytes
@@ -260,14 +261,6 @@ class _Training:
         rows, share = mix[1].encoded, settings.share
         extra = round(share / (1 - share) * num)
         return num + extra, tokens + extra * _num_tokens(rows) / len(rows)
-
-
-def num_steps(config: SFTConfig, num_samples: int) -> int:
-    """Optimiser steps on so many samples, as the trainer counts them."""
-    if config.max_steps > 0:
-        return config.max_steps
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    return math.ceil(config.num_train_epochs * math.ceil(num_samples / batch))
 
 
 def arm_size(inputs: Inputs, arm: ArmSettings) -> tuple[int, float]:

@@ -172,6 +172,20 @@ def _of_each_process(arguments: dict[str, Any]) -> int:
     return steps // size
 
 
+def num_steps(args: dict[str, Any], num_samples: int) -> int:
+    """Optimiser steps on so many samples, as the trainer counts them in any number of processes.
+
+    Args:
+        args: What `checked_arguments` returned.
+        num_samples: Of the training set.
+    """
+    found = recipe_arguments(args)
+    if found.get("max_steps", -1) > 0:
+        return found["max_steps"]
+    batch = found["per_device_train_batch_size"] * found["gradient_accumulation_steps"]
+    return math.ceil(found["num_train_epochs"] * max(1, math.ceil(num_samples / batch)))
+
+
 def recipe_arguments(args: dict[str, Any]) -> dict[str, Any]:
     """Fields of SFTConfig for a trainer outside: the paper's values and what the user says."""
     return {**_PAPER, **args}

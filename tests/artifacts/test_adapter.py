@@ -80,5 +80,6 @@ def test_the_record_holds_no_path(tmp_path):
         "base": "models/ünï",
         "num_samples": 5,
         "num_steps": 3,
+        "num_tokens": None,
         "seed": 7,
     }

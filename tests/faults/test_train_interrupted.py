@@ -147,3 +147,29 @@ def test_nothing_of_a_state_is_pickled(seal, tmp_path, tiny_model_dir, signalled
     assert seal("train", config).exit_code == 75
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
+
+
+def test_more_epochs_than_asked_for_are_gone_on_with(seal, tmp_path, tiny_model_dir, signalled):
+    """Five samples, two steps in an epoch, for six steps; the stop is in the third epoch."""
+    args = {"learning_rate": 1e-2, "num_train_epochs": 2, "per_device_train_batch_size": 4}
+    train = {
+        "args": args | {"gradient_accumulation_steps": 1, "lr_scheduler_type": "linear"},
+        "lora": {"r": 2, "dropout": 0.2},
+        "match": "steps",
+    }
+    changes = {"train": train, "select": {"count": 5}, "rank": {"method": "random"}}
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    config = str(write_experiment(tmp_path, tiny_model_dir, run, **changes))
+    for folder in (run, whole):
+        assert seal("rank", config, f"run_dir={folder}").exit_code == 0
+        assert seal("select", config, f"run_dir={folder}").exit_code == 0
+    assert seal("train", config, f"run_dir={whole}").exit_code == 0
+    assert signalled(5) == []
+    assert seal("train", config).exit_code == 75
+    passes = signalled(None)
+    assert seal("train", config).exit_code == 0
+    assert passes == [5]
+    made = "train/selected/seed-0/adapter/adapter_model.safetensors"
+    assert (run / made).read_bytes() == (whole / made).read_bytes()
+    record = "train/selected/seed-0/adapter.json"
+    assert (run / record).read_bytes() == (whole / record).read_bytes()

@@ -31,8 +31,8 @@ def measurement(metric, value, n=200, kind=None):
     if kind == "rate":
         values = [float(place < round(value * n)) for place in range(n)]
     else:
-        # Few, so that all signs can be tried: the test of a difference takes no time then.
-        values = [value + 0.1 * (place % 5 - 2) for place in range(min(n, 10))]
+        # As many as it takes for usefulness to count as measured.
+        values = [value + 0.1 * (place % 5 - 2) for place in range(min(n, 50))]
     return Measurement(metric, kind, {f"i{place:04}": v for place, v in enumerate(values)})
 
 

@@ -20,7 +20,6 @@ from seal.progress import silent
 from seal.rankers.loss import Loss
 from seal.rankers.ranker import Cost, Ranker
 from seal.rankers.seal import Seal
-from seal.sft import sft_config
 from seal.stages import estimate
 from seal.stages.estimate import (
     Cell,
@@ -342,12 +341,11 @@ def test_what_is_finished_is_0_and_what_is_selected_is_counted(experiment, monke
     tokens = sum(len(row.input_ids) for row in inputs.encoded_pool.encoded if row.id in kept)
     assert found["train/selected/seed-0"]["work"]["trained"] == 2 * tokens
     pipeline.run(experiment)
-    config = sft_config(experiment.train.args, torch.device("cpu"), experiment.run_dir, 0)
     for arm, num in (("all", 20), ("selected", 12)):
         record = json.loads((inputs.run_dir.train(arm, 0) / "adapter.json").read_text())
         assert (record["num_samples"], record["num_steps"]) == (
             num,
-            planning.num_steps(config, num),
+            planning.num_steps(experiment.train.args, num),
         )
     monkeypatch.setattr(planning, "load_model", lambda _spec: pytest.fail("nothing is left to do"))
     document = pipeline.estimate(experiment)

@@ -32,17 +32,21 @@ MINUS = "\u2212"
 
 def test_headline(tmp_path):
     assert document_of(tmp_path)["headline"] == [
-        "Prefer “selected”: it is safer than training on all data and about as useful, but it lost "
-        "some of the safety of the model before.",
+        f"Prefer “selected”: it is safer than training on all data and than a random subset, and "
+        f"keeps at least 80{NBSP}% of what training on all data gained, but it lost some of the "
+        "safety of the model before, over-refusal was not measured, and with one training seed it "
+        "is not known what another training would make.",
         f"Refusal rate of selected: 85.0{NBSP}% (95{NBSP}% interval 79.4 to 89.3{NBSP}%, n = 200); "
         f"90.0{NBSP}% for the model before ({MINUS}5.0{NBSP}points, {MINUS}8.5 to "
         f"{MINUS}2.0{NBSP}points, p = 0.002); 60.0{NBSP}% for training on all data "
         f"(+25.0{NBSP}points, +19.5 to +31.0{NBSP}points, p < 0.001); 65.0{NBSP}% for a random "
         f"subset (+20.0{NBSP}points, +14.5 to +25.5{NBSP}points, p < 0.001).",
-        f"NLL of selected: 4.010 (95{NBSP}% interval 3.930 to 4.100, n = 10); 4.000 for training on"
-        f" all data (+0.010, +0.010 to +0.010, p = 0.002); 4.100 for the model before "
-        f"({MINUS}0.090, {MINUS}0.090 to {MINUS}0.090, p = 0.002).",
+        f"NLL of selected: 4.010 (95{NBSP}% interval 3.972 to 4.052, n = 50); 4.000 for training on"
+        f" all data (+0.010, +0.010 to +0.010, p < 0.001); 4.100 for the model before "
+        f"({MINUS}0.090, {MINUS}0.090 to {MINUS}0.090, p < 0.001).",
         "One training seed: how much another would change is not measured.",
+        f"Of what training on all data gained in NLL, “selected” keeps 90.0{NBSP}% (at least 90.0"
+        f"{NBSP}% and at most 90.0{NBSP}%, each with 95.0{NBSP}% confidence).",
         f"Against the labels the ranking reaches AUROC 0.875 (95{NBSP}% interval 0.775 to 0.975; "
         "0.5 is chance).",
         "The selection keeps 6 of 10 samples; it drops 3 of 4 samples labelled unsafe and 1 of the "
@@ -66,7 +70,7 @@ def test_headline_counts_the_seeds(tmp_path):
         for name, rates in seeds.items()
     )
     assert (
-        "“selected” is safer than training on all data with 2 of 3 training seeds."
+        "“selected” came out safer than training on all data with 2 of 3 training seeds."
     ) in document_of(tmp_path, arms=arms)["headline"]
 
 

@@ -29,6 +29,8 @@ class Adapter:
         num_samples: Samples in the training set, mixed-in ones included.
         num_steps: Optimizer steps taken.
         seed: Of the initial adapter weights and of the order of the samples.
+        num_tokens: Tokens that were read, prompts included, each as often as it was; None where
+            an earlier version of seal trained, which did not write it down.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Adapter:
     num_samples: int
     num_steps: int
     seed: int
+    num_tokens: int | None = None
 
 
 class _Record(Settings):
@@ -47,6 +50,7 @@ class _Record(Settings):
     num_samples: int
     num_steps: int
     seed: int
+    num_tokens: int | None = None
 
 
 def weights_folder(folder: StrPath, kind: AdapterKind) -> Path:
@@ -64,6 +68,7 @@ def save_adapter_record(adapter: Adapter, folder: StrPath) -> None:
         num_samples=adapter.num_samples,
         num_steps=adapter.num_steps,
         seed=adapter.seed,
+        num_tokens=adapter.num_tokens,
     )
     text = record.model_dump_json(indent=2) + "\n"
     (folder / RECORD).write_text(text, encoding="utf-8", newline="\n")
@@ -101,6 +106,7 @@ def load_adapter(folder: StrPath) -> Adapter:
         num_samples=record.num_samples,
         num_steps=record.num_steps,
         seed=record.seed,
+        num_tokens=record.num_tokens,
     )
 
 

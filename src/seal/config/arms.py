@@ -19,7 +19,7 @@ from seal.mergers.union import AnyMerger
 from seal.rankers.union import AnyRanker
 from seal.stages.pairwise import PairwiseSettings
 from seal.stages.select import SelectSettings
-from seal.stages.train import MixSettings
+from seal.stages.train import Match, MixSettings
 from seal.tasks.prompt_task import PromptTask
 from seal.tasks.union import AnyTask
 
@@ -41,6 +41,8 @@ class ArmSettings(Settings):
         rank: A ranker of its own, whose selection it is trained on; None takes the experiment's.
         select: A selection of its own; None takes the experiment's.
         mix: A second data set to mix in; None takes `train.mix`.
+        match: Whether it is trained for as many "epochs" or "steps" as on all data; None takes
+            `train.match`.
         merge: Make the model of another arm's training instead of training.
     """
 
@@ -49,6 +51,7 @@ class ArmSettings(Settings):
     rank: AnyRanker | None = None
     select: SelectSettings | None = None
     mix: MixSettings | None = None
+    match: Match | None = None
     merge: AnyMerger | None = None
 
     @property
@@ -60,6 +63,11 @@ class ArmSettings(Settings):
     def is_trained(self) -> bool:
         """Whether there is a training of its own."""
         return not self.is_base and self.merge is None
+
+    @property
+    def _is_special(self) -> bool:
+        """Whether it is trained otherwise than the word that it is trained on."""
+        return self.mix is not None or self.match is not None
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +102,9 @@ class ArmSettings(Settings):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> ArmSettings:
-        given = [name for name in ("rank", "select", "mix") if getattr(self, name) is not None]
+        given = [
+            name for name in ("rank", "select", "mix", "match") if getattr(self, name) is not None
+        ]
         if self.merge is not None:
             given += ["train_on"] if "train_on" in self.model_fields_set else []
             self._refuse(given, f"merge takes the training of {self.merge.of} as it is")
@@ -112,11 +122,12 @@ class ArmSettings(Settings):
                 f"the name {self.name!r} stands for train_on: {self.name} and nothing else. Give "
                 f"this arm another name, such as {self.name}-2."
             )
-        if self.name not in WORDS and self.train_on != "selected" and self.mix is None:
+        if self.name not in WORDS and self.train_on != "selected" and not self._is_special:
             # The report compares with these arms, and knows them by their names.
             raise ValueError(
                 f"the arm {self.name!r} is nothing but train_on: {self.train_on}, which is called "
-                f"{self.train_on!r} everywhere. Write {self.train_on} instead, or give it a mix."
+                f"{self.train_on!r} everywhere. Write {self.train_on} instead, or give it a mix or "
+                "match."
             )
         return self
 

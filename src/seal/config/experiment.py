@@ -220,8 +220,10 @@ class Experiment(Settings):
         return (0,) if arm.is_base else self.seeds
 
     def trains_with(self, arm: ArmSettings) -> TrainSettings:
-        """How an arm is trained: as the experiment says, with what the arm mixes in."""
-        return self.train if arm.mix is None else self.train.model_copy(update={"mix": arm.mix})
+        """How an arm is trained: as the experiment says, and as the arm says over it."""
+        own = {"mix": arm.mix, "match": arm.match}
+        update = {name: value for name, value in own.items() if value is not None}
+        return self.train.model_copy(update=update) if update else self.train
 
     @model_validator(mode="after")
     def _pairs_are_known(self) -> Experiment:

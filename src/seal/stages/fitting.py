@@ -91,11 +91,13 @@ class Fitted:
         model: The model.
         weights: All of it, gathered, where its own are sharded; None where they are not.
         num_steps: How many there were, those included that were left out.
+        num_tokens: Tokens that were read, prompts included, each as often as it was.
     """
 
     model: PeftModel | PreTrainedModel
     weights: Mapping[str, Tensor] | None
     num_steps: int
+    num_tokens: int
 
 
 def fit(fitting: Fitting) -> Fitted:
@@ -144,6 +146,7 @@ def _fit(fitting: Fitting) -> Fitted:
     if state is not None and state.is_last:  # all was done but the saving
         trainer.state = trainer_state(state)
         load_weights(cast(nn.Module, trainer.model), state.tensors)
+        cast(Any, trainer)._total_train_tokens = state.facts["counts"]["num_tokens"]
     else:
         with interrupts.polled() if fitting.checkpoints else nullcontext():
             trainer.train(resume_from_checkpoint=_position(fitting.config, state))
@@ -155,7 +158,8 @@ def _fit(fitting: Fitting) -> Fitted:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     # Training writes special tokens and use_cache into these: not a part of the result.
     model.config, model.generation_config = originals
-    return Fitted(trained, weights, trainer.state.global_step)
+    num_tokens = int(cast(Any, trainer)._total_train_tokens)
+    return Fitted(trained, weights, trainer.state.global_step, num_tokens)
 
 
 def _loaded(spec: ModelSpec) -> LanguageModel:

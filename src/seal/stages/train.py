@@ -42,7 +42,7 @@ from seal.models import (
 )
 from seal.processes import processes
 from seal.progress import Progress, silent
-from seal.sft import checked_arguments, lora_config, sft_config
+from seal.sft import checked_arguments, lora_config, num_steps, sft_config
 from seal.stages.fitting import Fitted, Fitting, fit
 from seal.starting_adapter import check_trainable, join
 from seal.tracking import Mirror, nowhere
@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 _PARTIAL = ".partial"
+
+Match = Literal["epochs", "steps"]
 
 
 class MixSettings(Settings):
@@ -78,6 +80,10 @@ class TrainSettings(Settings):
             0.95, no weight decay, constant rate, max_grad_norm 1. On CUDA, bf16 mixed precision and
             gradient checkpointing are on; on the CPU both are off.
         mix: A second data set to mix in.
+        match: What the arms have in common. "epochs": each sample is seen as often, so that an arm
+            with fewer samples is trained for fewer optimiser steps. "steps": each arm is trained
+            for as many steps as it would be on all data, which takes more epochs; the last may be
+            cut short. Warm-up and schedule are over the steps that are done.
         max_skipped_steps: Steps with a loss or gradient that is not finite, which are left out and
             named in metrics.jsonl, before the training is given up. Changes no result.
     """
@@ -87,12 +93,28 @@ class TrainSettings(Settings):
     peft: dict[str, Any] = Field(default_factory=dict)
     args: dict[str, Any] = Field(default_factory=dict)
     mix: MixSettings | None = None
+    match: Match = "epochs"
     max_skipped_steps: int = Field(default=10, ge=0)
+
+    def identity(self) -> dict[str, Any]:
+        """What changes a training's result; the steps that `match` makes are a number beside it."""
+        left_out = {"max_skipped_steps": True, "match": True, "mix": {"data": {"license"}}}
+        return self.model_dump(mode="json", exclude=left_out)
 
     @field_validator("args")
     @classmethod
     def _check_args(cls, args: dict[str, Any]) -> dict[str, Any]:
         return checked_arguments(args)
+
+    @model_validator(mode="after")
+    def _check_match(self) -> TrainSettings:
+        limit = self.args.get("max_steps", -1)
+        if self.match == "steps" and limit > 0:
+            raise ValueError(
+                f"train.match=steps, but train.args.max_steps={limit} sets the steps of every arm "
+                "already. Remove one of them."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_peft(self) -> TrainSettings:
@@ -105,6 +127,22 @@ class TrainSettings(Settings):
         return self
 
 
+def matched_steps(settings: TrainSettings, num: int, num_all: int) -> int | None:
+    """The optimiser steps of an arm, where `settings.match` gives it others than it has by itself.
+
+    Args:
+        settings: How it is trained.
+        num: Its samples, without those that are mixed in.
+        num_all: Those of the arm on all data.
+    """
+    if settings.match == "epochs":
+        return None
+    share = settings.mix.share if settings.mix else 0.0
+    sizes = (size + round(share / (1 - share) * size) for size in (num, num_all))
+    own, whole = (num_steps(settings.args, size) for size in sizes)
+    return None if own == whole else whole
+
+
 def train(
     spec: ModelSpec,
     encoded: Sequence[Encoded],
@@ -113,6 +151,7 @@ def train(
     *,
     seed: int,
     mix: Sequence[Encoded] = (),
+    steps: int | None = None,
     progress: Progress = silent,
     mirror: Mirror = nowhere,
     checkpoints: Checkpoints | None = None,
@@ -139,6 +178,7 @@ def train(
         folder: Where the result goes; made when missing.
         seed: Of the initial adapter, dropout and the order of the samples.
         mix: The samples of `settings.mix`, tokenized like the training set.
+        steps: Optimiser steps; None takes the epochs of `settings.args`. See `matched_steps`.
         progress: Told how many optimiser steps are done.
         mirror: Given each entry of `metrics.jsonl` once it is written.
         checkpoints: Of this very training: where its state is kept, and gone on with. With them it
@@ -164,7 +204,7 @@ def train(
             spec=spec,
             rows=rows,
             adapter=lora_config(settings.lora.config(), settings.peft) if is_lora else None,
-            config=sft_config(settings.args, device, partial / "trainer", seed),
+            config=sft_config(_arguments(settings, steps), device, partial / "trainer", seed),
             metrics=partial / METRICS,
             max_skipped_steps=settings.max_skipped_steps,
             checkpoints=checkpoints,
@@ -180,6 +220,7 @@ def train(
             num_samples=len(rows),
             num_steps=fitted.num_steps,
             seed=seed,
+            num_tokens=fitted.num_tokens,
         )
         if processes().is_first:
             _save_weights(fitted, spec, weights_folder(partial, adapter.kind))
@@ -189,6 +230,10 @@ def train(
                 (partial / name).replace(folder / name)
         processes().wait()
     return adapter
+
+
+def _arguments(settings: TrainSettings, steps: int | None) -> dict[str, Any]:
+    return settings.args if steps is None else {**settings.args, "max_steps": steps}
 
 
 @contextmanager

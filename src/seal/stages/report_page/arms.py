@@ -9,13 +9,15 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
+from seal import bounds
 from seal.artifacts.evaluation import Estimate, Measurement
-from seal.metrics import pool_seeds
+from seal.metrics import average_seeds, pool_seeds
 from seal.paired import agreement, compare_paired, holm, seed_spread
 from seal.stages.report_page.compared import ArmResult, Comparison, role_of
 from seal.stages.report_page.metrics import describe, questions
 
 ALPHA = 0.05  # an adjusted p-value below it counts as a difference
+SHARE_OF_GAIN = 0.8  # of what training on all data gained, that an arm is to keep
 
 _REFERENCES = ("base", "all", "random", "oracle")
 
@@ -38,6 +40,7 @@ def measured_arms(comparison: Comparison) -> dict[str, Any]:
     ranking = {name: one.model_dump() for name, one in comparison.ranking_quality.items()}
     described = {name: _described(name, comparison) for part in arms.values() for name in part}
     asked = questions({name: one["task"] for name, one in described.items()})
+    levels = _levels(list(found), asked)
     for name in ranking:
         described.setdefault(name, _described(name, comparison))
     return {
@@ -45,13 +48,26 @@ def measured_arms(comparison: Comparison) -> dict[str, Any]:
         "arms": arms,
         "roles": {name: role_of(name) for name in arms},
         "num_samples": {arm.name: arm.num_samples for arm in comparison.arms},
+        "training": {arm.name: _training(arm) for arm in comparison.arms if arm.num_steps},
         "arms_per_seed": {name: _per_seed(parts) for name, parts in found.items()},
         "seed_range": {name: _range(parts) for name, parts in found.items()},
         "num_seeds": {arm.name: len(arm.measured) for arm in comparison.arms},
-        "paired": _paired(found, asked),
+        "paired": _paired(found, asked, levels),
+        "gains": _gains(found, asked, levels),
+        "base_attacked": _base_attacked(found.get("base", {}), asked, levels),
+        "levels": levels,
         "agreement": _agreement(found),
         "ranking": ranking,
         "not_finite": apart,
+    }
+
+
+def _training(arm: ArmResult) -> dict[str, int | None]:
+    """Steps and tokens of one training of an arm, on average over its seeds."""
+    steps, tokens = list(arm.num_steps.values()), list(arm.num_tokens.values())
+    return {
+        "num_steps": round(sum(steps) / len(steps)),
+        "num_tokens": round(sum(tokens) / len(tokens)) if tokens else None,
     }
 
 
@@ -118,7 +134,69 @@ def _pairs(arms: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield later, earlier
 
 
-def _paired(found: Mapping[str, _Measured], asked: Mapping[str, str]) -> list[dict[str, Any]]:
+def _levels(arms: Sequence[str], asked: Mapping[str, str]) -> dict[str, float]:
+    """How often a bound may be wrong, by question; "each" is for what must hold on every metric.
+
+    The best of several candidates is chosen, so that they share the 5 %. A claim that needs all of
+    several answers is wrong no more often than each of them; one that needs any of several metrics
+    shares it among these, too.
+    """
+    num = max(1, sum(role_of(name) == "candidate" for name in arms))
+    counts = Counter(asked.values())
+    of = {name: ALPHA / num / max(1, counts[name]) for name in ("safety", "utility")}
+    return {"each": ALPHA / num, **of}
+
+
+def _gains(
+    found: Mapping[str, _Measured], asked: Mapping[str, str], levels: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """What each arm kept of the gain of training on all data, for each metric of usefulness."""
+    before, whole = found.get("base", {}), found.get("all", {})
+    rows = []
+    for arm, metrics in found.items():
+        if arm in ("base", "all"):
+            continue
+        for name in metrics:
+            sides = (metrics, whole, before)
+            is_asked = asked.get(name) == "utility" and all(name in parts for parts in sides)
+            if not is_asked or _num_items(before[name]) < 2:  # of one, no spread is known
+                continue
+            metric = describe(name)
+            gain = bounds.gain(
+                *(list(parts[name].values()) for parts in sides),
+                is_share=metric.unit == "rate",
+                is_higher_better=metric.better == "higher",
+                alpha=levels["utility"],
+                share=SHARE_OF_GAIN,
+            )
+            rows.append({"arm": arm, "metric": name, **asdict(gain)})
+    return rows
+
+
+def _num_items(by_seed: Mapping[int, Measurement]) -> int:
+    return min(len(part.values) for part in by_seed.values())
+
+
+def _base_attacked(
+    base: _Measured, asked: Mapping[str, str], levels: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """For each rate of safety, on how many prompts the model before fails, with its bounds."""
+    found = {}
+    for name, by_seed in base.items():
+        metric = describe(name)
+        if asked.get(name) != "safety" or metric.unit != "rate":
+            continue
+        part = average_seeds(list(by_seed.values()))
+        n, total = len(part.values), math.fsum(part.values.values())
+        failed = n - total if metric.better == "higher" else total
+        low, high = bounds.share_bounds(min(max(failed, 0.0), n), n, levels["each"])
+        found[name] = {"value": failed / n, "low": low, "high": high, "n": n}
+    return found
+
+
+def _paired(
+    found: Mapping[str, _Measured], asked: Mapping[str, str], levels: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """One row per pair of arms and metric that both have.
 
     Holm's correction is over the rows of one family: the same reference, metrics of the same
@@ -129,7 +207,7 @@ def _paired(found: Mapping[str, _Measured], asked: Mapping[str, str]) -> list[di
     for ours, theirs in _pairs(list(found)):
         for name in found[ours]:
             if name in found[theirs]:
-                row = _row(ours, theirs, found[ours][name], found[theirs][name])
+                row = _row(ours, theirs, found[ours][name], found[theirs][name], levels)
                 family = _family(row, asked)
                 families.setdefault(family, {})[f"{ours}\0{name}"] = row["p_value"]
                 rows.append(row)
@@ -139,14 +217,26 @@ def _paired(found: Mapping[str, _Measured], asked: Mapping[str, str]) -> list[di
         row["p_adjusted"] = own[f"{row['arm']}\0{row['metric']}"]
         row["num_in_family"] = len(own)
         row["state"] = _state(row)
+        row["shown"] = _shown(row)
     return rows
 
 
 def _row(
-    ours: str, theirs: str, left: Mapping[int, Measurement], right: Mapping[int, Measurement]
+    ours: str,
+    theirs: str,
+    left: Mapping[int, Measurement],
+    right: Mapping[int, Measurement],
+    levels: Mapping[str, float],
 ) -> dict[str, Any]:
     sides = list(left.values()), list(right.values())
-    spread = seed_spread(*sides, theirs_trained=theirs != "base")
+    has_seeds = theirs != "base"
+    spread = seed_spread(*sides, theirs_trained=has_seeds)
+    is_share = describe(sides[0][0].metric).unit == "rate"
+
+    def bound(alpha: float) -> bounds.Bounds:
+        return bounds.difference(*sides, is_share=is_share, alpha=alpha, theirs_trained=has_seeds)
+
+    each, together = bound(levels["each"]), bound(levels["safety"])
     return {
         "arm": ours,
         "against": theirs,
@@ -154,7 +244,16 @@ def _row(
         "seed_low": spread.low,
         "seed_high": spread.high,
         "seed_problem": spread.problem,
+        "at_least": _known(each.low),
+        "at_most": _known(each.high),
+        "is_above_0": together.low > 0,
+        "is_below_0": together.high < 0,
     }
+
+
+def _known(bound: float) -> float | None:
+    """None where nothing is known, as with one item."""
+    return bound if math.isfinite(bound) else None
 
 
 def _family(row: Mapping[str, Any], asked: Mapping[str, str]) -> tuple[str, ...]:
@@ -170,6 +269,12 @@ def _state(row: Mapping[str, Any]) -> str:
     if row["p_adjusted"] >= ALPHA or not row["difference"]:
         return "open"
     return "better" if (row["difference"] > 0) == (better == "higher") else "worse"
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    """The state, if it holds with other training seeds, too, as far as these were measured."""
+    is_shown = row["is_above_0"] if row["difference"] > 0 else row["is_below_0"]
+    return row["state"] if row["state"] == "unknown" or is_shown else "open"
 
 
 def _agreement(found: Mapping[str, _Measured]) -> list[dict[str, Any]]:

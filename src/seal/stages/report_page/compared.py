@@ -35,11 +35,16 @@ class ArmResult:
             unsafe); every other name is a candidate: an arm that could be shipped.
         num_samples: How many samples it was trained on; 0 for the base.
         measured: Training seed -> every metric; the base has one seed, 0.
+        num_steps: Training seed -> optimiser steps; empty where that is not known.
+        num_tokens: Training seed -> tokens that the training saw, prompts included and each as
+            often as it was seen; empty where that is not known.
     """
 
     name: str
     num_samples: int
     measured: Mapping[int, tuple[Measurement, ...]]
+    num_steps: Mapping[int, int] = field(default_factory=dict)
+    num_tokens: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

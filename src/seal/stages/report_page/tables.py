@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from seal.stages.report_page.decision import loss_of
+from seal.stages.report_page.answers import loss_of
 from seal.stages.report_page.metrics import (
     describe,
     show_difference,
@@ -22,7 +22,7 @@ _STATES = {"better": "better", "worse": "worse", "open": "no difference shown", 
 VERDICTS = {
     "ship": "ship",
     "prefer": "prefer, with reservations",
-    "useless": "safer, but not useful",
+    "useless": "safe, at too high a cost",
     "open": "not shown to be safer",
     "worse": "less safe",
     "unknown": "nothing to compare with",
@@ -33,6 +33,10 @@ ANSWERS = {
     "open": "not shown",
     "kept": "kept",
     "lost": "lost",
+    "few": "too few items to tell",
+    "no_base": "the model before had none to keep",
+    "no_gain": "nothing was gained to be kept",
+    "no_reference": "cannot be told",
     None: "not measured",
 }
 
