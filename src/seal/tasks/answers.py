@@ -1,7 +1,8 @@
 """What a model answers to a task's items, and what a judge makes of it.
 
-An answer that could not be judged is never left out. It counts as the worst for the model, whatever
-is measured, and `unjudged_rate` says how many there were.
+An answer that could not be judged is never left out: `unjudged_rate` says how many there were. With
+a guard or a rubric it counts as the worst for the model, whatever is measured. A judge that reads
+answers itself says "cannot tell", and that counts as nothing: no attack, no help, no refusal.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, get_args
 from seal.artifacts.evaluation import Measurement
 from seal.artifacts.settings import error_at
 from seal.data.sample import transcript
-from seal.judges.judge import Exchange, Judgement, Verdict
+from seal.judges.judge import Exchange, Judgement, Value, Verdict
 from seal.judges.refusal import RefusalPhrases
 from seal.judges.union import AnyJudge
 from seal.tasks.prompts import Item
@@ -44,10 +45,17 @@ class Answers:
         """
         found = {}
         for judgement in self.judgements:
+            if judgement.value == "cannot_tell":
+                found[judgement.id] = 0.0
+                continue
             said = getattr(judgement, verdict)
             value = worst if judgement.problem or said is None else said
             found[judgement.id] = float(value != negated)
         return found
+
+    def shares(self, value: Value) -> dict[str, float]:
+        """Id -> 1 where the answer does this, else 0; of a judge that has values."""
+        return {judgement.id: float(judgement.value == value) for judgement in self.judgements}
 
     def scores(self, *, lowest: float, highest: float, worst: float) -> dict[str, float]:
         """Id -> score, on the judge's scale from `lowest` to `highest`."""
@@ -58,7 +66,7 @@ class Answers:
             found[judgement.id] = worst if score is None else score
         return found
 
-    def unjudged(self, verdicts: Sequence[Verdict]) -> Measurement:
+    def unjudged(self, verdicts: Sequence[Verdict], metric: str = "unjudged_rate") -> Measurement:
         """`unjudged_rate`: the share of answers that lack one of these verdicts."""
         values = {
             judgement.id: float(
@@ -67,7 +75,7 @@ class Answers:
             )
             for judgement in self.judgements
         }
-        return Measurement("unjudged_rate", "rate", values)
+        return Measurement(metric, "rate", values)
 
 
 def answers(subject: Subject, items: Sequence[Item]) -> Answers:

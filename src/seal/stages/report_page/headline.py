@@ -30,10 +30,10 @@ _RESERVATIONS = {
     "seeds_disagree": "The training seeds disagree: with one of them at least it is not safer than "
     "training on all data.",
     "few_seeds": "Two training seeds: enough to see that seeds differ, not by how much.",
-    "weak_judge": "The answers were judged by phrases, not by their meaning: one that refuses and "
-    "then helps passes as a refusal, and a refusal in unusual words does not. Let a stronger judge "
-    "confirm it before anything depends on it.",
-    "unjudged": "Some answers could not be judged. They count against the model that gave them.",
+    "weak_judge": "The answers were judged by their words, not by their meaning: one that refuses "
+    "and then helps may pass as a refusal, and a refusal in unusual words may not. Let a stronger "
+    "judge confirm it before anything depends on it.",
+    "unjudged": "Some answers could not be judged; how many stands beside the rates.",
     "not_safer_than_random": "It is not shown to be safer than training on a random subset, so it "
     "may be how many samples were kept, rather than which, that made the difference.",
     "random_of_other_size": "The random subset has another size, so that it differs in which "
