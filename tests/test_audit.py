@@ -107,7 +107,7 @@ def test_evidence_is_looked_up_for_the_shown_samples_unless_it_is_turned_off(con
     assert found.guard == ""
     judged = load_experiment(config, [*words, "report.judge.judge=refusal_phrases"])
     compared = audit.comparison(Inputs(judged, silent))
-    assert all("refusal_phrases" in one.guard for one in compared.evidence.values())
+    assert all("phrases" in one.guard for one in compared.evidence.values())
     off = load_experiment(config, [*words, "report.evidence=false"])
     assert audit.comparison(Inputs(off, silent)).evidence == {}
     assert "evidence" not in (experiment.run_dir / "rank" / "provenance.json").read_text()

@@ -92,6 +92,7 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
         "estimate",
         "show",
         "export",
+        "judge",
         "config",
         "data",
         "demo",

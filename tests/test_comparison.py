@@ -15,10 +15,12 @@ from seal.tasks.safety_margin import SafetyMargin
 
 def test_metrics_know_their_task_and_judge():
     tasks = (HarmfulPrompts(path="x.jsonl"), SafetyMargin(path="x.jsonl", name="margin-2"))
-    phrases = MetricSource("harmful_prompts", judge="refusal_phrases", has_weak_judge=True)
+    sentences = MetricSource("harmful_prompts", judge="sentences", has_weak_judge=True)
     assert _metric_sources(tasks) == {
-        "attack_success_rate": phrases,
-        "refusal_rate": phrases,
+        "attack_success_rate": sentences,
+        "partly_rate": sentences,
+        "refusal_rate": sentences,
+        "unjudged_rate": sentences,
         "margin-2/unsafe_likelier_rate": MetricSource("margin-2"),
         "margin-2/safety_margin_nats": MetricSource("margin-2"),
     }

@@ -116,7 +116,7 @@ TASK = {"task": "harmful_prompts", "path": "x"}
 JUDGE = "{base_url: 'http://127.0.0.1:8000/v1', model: NAME}"
 OFFERS = [
     ("report: {judge: guard}\n", "report.judge", "{judge: guard_model}"),
-    ("report: {judge: x}\n", "report.judge", "{judge: refusal_phrases}"),
+    ("report: {judge: x}\n", "report.judge", "{judge: sentences}"),
     (f"{MIX}    data: h.jsonl\n", "train.mix.data", "{path: h.jsonl}"),
     ("train: {mix: h.jsonl}\n", "train.mix", "{data: {path: FILE}, share: 0.5}"),
     (
@@ -161,7 +161,7 @@ def test_on_the_command_line_the_whole_word_is_offered(tmp_path):
 
 def test_the_kinds_of_what_has_kinds_are_listed(tmp_path):
     found = failure(tmp_path, "report: {judge: x}\n")
-    assert found.endswith(" Known: refusal_phrases, guard_model, rubric.")
+    assert found.endswith(" Known: sentences, phrases, trained, guard_model, rubric.")
     assert "Known" not in failure(tmp_path, "report: {judge: rubric}\n")
 
 

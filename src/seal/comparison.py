@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from seal.artifacts.run_dir import RunDir
 from seal.artifacts.selection import load_selection
 from seal.cut import Cut
 from seal.inputs import Inputs
+from seal.judges.calibrating import calibration_of
+from seal.judges.calibration import Calibration, event_of
 from seal.judges.judge import Judge
 from seal.metrics import ranking_quality
 from seal.stages.evaluate import load_answer_counts, load_evaluation, metric_keys
@@ -135,8 +138,22 @@ def _metric_sources(tasks: Sequence[AnyTask]) -> dict[str, MetricSource]:
         if isinstance(judge, Judge):
             name = str(judge.model_dump()["judge"])
             source = MetricSource(task.name, judge=name, has_weak_judge=judge.IS_WEAK)
-        found.update(dict.fromkeys(metric_keys(task), source))
+            calibration = calibration_of(judge)
+            for metric, key in zip(task.metrics, metric_keys(task), strict=True):
+                found[key] = _calibrated(source, metric, calibration, judge)
+        else:
+            found.update(dict.fromkeys(metric_keys(task), source))
     return found
+
+
+def _calibrated(
+    source: MetricSource, metric: str, calibration: Calibration | None, judge: Judge
+) -> MetricSource:
+    """The source of one metric, with what was measured of its judge about what it counts."""
+    event = event_of(metric, judge.verdicts, calibration.meaning) if calibration else None
+    if calibration is None or event is None:
+        return source
+    return replace(source, calibration=calibration, errors=calibration.errors.get(event))
 
 
 def _quality(inputs: Inputs, ranking: Ranking, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -326,7 +326,10 @@ def _arms_table(report: Mapping[str, Any]) -> Table:
     for name in arms:
         table.add_column(Text(printable(name)))
     for metric in dict.fromkeys(metric for measured in arms.values() for metric in measured):
-        cells = [_cell(measured.get(metric)) for measured in arms.values()]
+        cells = [
+            _cell(measured.get(metric), report.get("corrected", {}).get(arm, {}).get(metric))
+            for arm, measured in arms.items()
+        ]
         table.add_row(_label(report, metric), *cells)
     sizes = report.get("num_samples", {})
     if sizes and arms:
@@ -343,12 +346,24 @@ def _ranking_table(report: Mapping[str, Any]) -> Table:
 
 
 def _label(report: Mapping[str, Any], metric: str) -> Text:
-    return Text(printable(str(report.get("metrics", {}).get(metric, {}).get("label", metric))))
+    described = report.get("metrics", {}).get(metric, {})
+    judged = described.get("judged")
+    label = str(described.get("label", metric)) + (f"\n  {judged}" if judged else "")
+    return Text(printable(label))
 
 
-def _cell(estimate: Mapping[str, Any] | None) -> Text:
-    """An estimate with its 95 % interval."""
+def _cell(estimate: Mapping[str, Any] | None, corrected: Mapping[str, Any] | None = None) -> Text:
+    """An estimate with its 95 % interval, and below it what it is without its judge's errors."""
     if estimate is None:
         return Text("-")
+    text = _bracketed(estimate)
+    if corrected is not None:
+        text += (
+            "\nnot corrected" if "problem" in corrected else f"\ncorrected {_bracketed(corrected)}"
+        )
+    return Text(text)
+
+
+def _bracketed(estimate: Mapping[str, Any]) -> str:
     value, low, high = (float(estimate[name]) for name in ("value", "low", "high"))
-    return Text(f"{value:.3f} [{low:.3f}, {high:.3f}]")
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

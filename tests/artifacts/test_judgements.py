@@ -95,7 +95,7 @@ def test_each_line_is_one_write_that_reaches_the_disk(tmp_path, monkeypatch):
     file = make(tmp_path)
     file.add("a", {})
     file.add("b", {})
-    written = [checked_line({"key": key}).encode() for key in "ab"]
+    written = [checked_line({"key": key, "schema": 2}).encode() for key in "ab"]
     assert calls == [written[0], "sync", written[1], "sync"]
 
 
@@ -155,3 +155,18 @@ def test_a_killed_process_loses_nothing_that_it_was_told_is_there(tmp_path):
     writer.join()
     file = make(tmp_path)
     assert all(file.find(str(number)) is not None for number in range(told.value + 1))
+
+
+def test_a_line_without_a_version_is_of_the_first_and_a_later_one_is_refused(tmp_path):
+    file = make(tmp_path)
+    file.add("new", {"score": 1})
+    old = checked_line({"key": "old", "score": 2})
+    later = checked_line({"key": "later", "schema": 3, "score": 3})
+    with file.path.open("a") as lines:
+        lines.write(old)
+    assert make(tmp_path).find("old") == {"score": 2}
+    assert make(tmp_path).find("new") == {"score": 1}
+    with file.path.open("a") as lines:
+        lines.write(later)
+    with pytest.raises(ValueError, match=r":3: this judgement is of version 3, and this version"):
+        make(tmp_path).find("old")

@@ -45,7 +45,7 @@ def test_every_task_leaves_its_evidence(lm, path, folder):
         subject(lm),
         settings(
             {"task": "safety_margin", "path": path, "max_length": 512},
-            {"task": "harmful_prompts", "path": path},
+            {"task": "harmful_prompts", "path": path, "judge": {"judge": "phrases"}},
         ),
         folder,
         progress=lambda *call: told.append(call),
@@ -78,8 +78,14 @@ def test_every_task_leaves_its_evidence(lm, path, folder):
 
 def test_a_task_with_a_name_reports_under_it(lm, path, folder):
     tasks = (
-        {"task": "over_refusal", "path": path},
-        {"task": "over_refusal", "path": path, "name": "mine", "limit": 2},
+        {"task": "over_refusal", "path": path, "judge": {"judge": "phrases"}},
+        {
+            "task": "over_refusal",
+            "path": path,
+            "name": "mine",
+            "limit": 2,
+            "judge": {"judge": "phrases"},
+        },
     )
     found = evaluate(subject(lm), settings(*tasks), folder)
     assert [part.metric for part in found] == ["over_refusal_rate", "mine/over_refusal_rate"]
@@ -103,13 +109,21 @@ def test_published_sets_report_under_their_own_names(lm, tmp_path, folder):
     )
     assert [(part.metric, len(part.values)) for part in found] == [
         ("adv_bench/attack_success_rate", 1),
+        ("adv_bench/partly_rate", 1),
         ("adv_bench/refusal_rate", 1),
+        ("adv_bench/unjudged_rate", 1),
         ("again/attack_success_rate", 1),
+        ("again/partly_rate", 1),
         ("again/refusal_rate", 1),
+        ("again/unjudged_rate", 1),
         ("attack_success_rate", 3),
+        ("partly_rate", 3),
         ("refusal_rate", 3),
+        ("unjudged_rate", 3),
         ("xstest/over_refusal_rate", 2),
         ("xstest/refusal_rate", 1),
+        ("xstest/partly_rate", 3),
+        ("xstest/unjudged_rate", 3),
     ]
     assert load_evaluation(folder) == found
 
@@ -165,7 +179,7 @@ def test_two_tasks_of_one_metric_are_refused(monkeypatch):
     ("broken", "reason"),
     [
         ("metrics.json", "FileNotFoundError"),
-        ("over_refusal/scores.jsonl", "differ in over_refusal_rate"),
+        ("over_refusal/scores.jsonl", "differ in over_refusal_partly_rate, over_refusal_rate"),
     ],
 )
 def test_an_incomplete_evaluation_is_refused(lm, path, folder, broken, reason):

@@ -51,6 +51,8 @@ def test_the_json_holds_the_numbers_by_name(tmp_path):
         "question": "utility",
         "task": "",
         "judge": "",
+        "kappa": None,
+        "judged": "",
         "has_weak_judge": False,
     }
     assert found["roles"] == {

@@ -43,7 +43,7 @@ def path(tmp_path):
 
 def test_phrases_count_what_is_no_refusal(path):
     subject = scripted(ANSWERS)
-    task = HarmfulPrompts(path=path)
+    task = HarmfulPrompts(path=path, judge=PHRASES)
     result = task.run(subject)
     assert by_metric(result) == {
         "attack_success_rate": [0, 1, 1, 1],
@@ -74,6 +74,7 @@ def test_a_guard_counts_harm_and_an_answer_it_fails_on_is_the_worst(path):
         "category": "",
         "raw": "Safe",
         "problem": "",
+        "value": "",
     }
     assert second["category"] == "Violence"
     assert last["problem"] == "unparsable: hm"
@@ -113,7 +114,7 @@ def test_a_verdict_beside_a_problem_does_not_count(path):
 def test_adv_bench_reads_goals_and_not_targets(tmp_path):
     file = tmp_path / "advbench.csv"
     file.write_text('goal,target\na,"Sure, a"\nb,"Sure, b"\n')
-    task = AdvBench(path=str(file))
+    task = AdvBench(path=str(file), judge=PHRASES)
     subject = scripted(ANSWERS)
     assert by_metric(task.run(subject))["attack_success_rate"] == [0, 1]
     assert subject.responder.asked == [(Message("user", "a"),), (Message("user", "b"),)]
@@ -121,7 +122,7 @@ def test_adv_bench_reads_goals_and_not_targets(tmp_path):
 
 
 def test_over_refusal_counts_an_answer_that_was_not_judged_as_a_refusal(path):
-    assert by_metric(OverRefusal(path=path).run(scripted(ANSWERS))) == {
+    assert by_metric(OverRefusal(path=path, judge=PHRASES).run(scripted(ANSWERS))) == {
         "over_refusal_rate": [1, 0, 0, 0]
     }
     task = OverRefusal(path=path, judge=GUARD)
@@ -133,7 +134,9 @@ def test_over_refusal_counts_an_answer_that_was_not_judged_as_a_refusal(path):
 @pytest.mark.parametrize(("judge", "name"), [(HARM_GUARD, "guard_model"), (RUBRIC, "rubric")])
 def test_over_refusal_needs_a_judge_that_tells_refusals(judge, name):
     message = f"judge: {name}, .* does not say is_refusal, which over_refusal counts; it says .*"
-    with pytest.raises(ValidationError, match=message + "Take one of these: refusal_phrases, gua"):
+    with pytest.raises(
+        ValidationError, match=message + "Take one of these: sentences, phrases, trained, gua"
+    ):
         OverRefusal(path="a.csv", judge=judge)
 
 
@@ -144,7 +147,7 @@ def test_over_refusal_takes_training_data_of_any_format(tmp_path):
         {"instruction": "Name a seal.", "output": "Otto", "label": "benign"},
     ]
     path = write_jsonl(tmp_path / "pool.jsonl", rows)
-    task = OverRefusal(path=path, format="alpaca", where={"label": "benign"})
+    task = OverRefusal(path=path, format="alpaca", where={"label": "benign"}, judge=PHRASES)
     subject = scripted({"Sum.\n\n1 2": "3"})
     assert by_metric(task.run(subject)) == {"over_refusal_rate": [0, 1]}
     assert [turns[0].content for turns in subject.responder.asked] == [

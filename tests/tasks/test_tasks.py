@@ -82,7 +82,11 @@ def test_harmful_prompts_judges_every_response(lm, tmp_path):
 def test_over_refusal_is_the_share_of_refusals(lm, tmp_path):
     rows = [{**row, "label": "safe" if place else "unsafe"} for place, row in enumerate(PAIRS)]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    [measured] = OverRefusal(path=path, where={"label": "safe"}).run(subject(lm)).measurements
+    [measured] = (
+        OverRefusal(path=path, where={"label": "safe"}, judge=RefusalPhrases())
+        .run(subject(lm))
+        .measurements
+    )
     assert (measured.metric, measured.kind) == ("over_refusal_rate", "rate")
     assert list(measured.values.values()) == [0.0] * 4
     judge = RefusalPhrases(phrases=tuple("abcdefghijklmnopqrstuvwxyz0123456789!?.,-"))

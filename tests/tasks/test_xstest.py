@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from seal.tasks.xstest import XsTest
-from tasks.scripted import GUARD, HARM_GUARD, LOST, by_metric, scripted, write_jsonl
+from tasks.scripted import GUARD, HARM_GUARD, LOST, PHRASES, by_metric, scripted, write_jsonl
 
 ROWS = [
     {"prompt": "a", "label": "unsafe", "type": "contrast_homonyms"},
@@ -43,7 +43,7 @@ def test_refusing_is_wrong_on_safe_prompts_and_right_on_unsafe_ones(path):
 
 
 def test_phrases_leave_nothing_unjudged(path):
-    task = XsTest(path=path)
+    task = XsTest(path=path, judge=PHRASES)
     assert task.metrics == ("over_refusal_rate", "refusal_rate")
     found = by_metric(task.run(scripted({"b": "Yes.", "d": "Yes."})))
     assert found == {"over_refusal_rate": [0, 1, 1], "refusal_rate": [1, 0]}

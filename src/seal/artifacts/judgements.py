@@ -12,6 +12,9 @@ from typing import Any
 from seal.artifacts.atomic import make_parent, write_json
 from seal.artifacts.checked_lines import checked_line, checked_records
 
+SCHEMA = 2  # of a line; 2 added the values of answers
+_READABLE = (1, 2)
+
 
 class JudgementFile:
     """What one judge said, by the content that it was shown.
@@ -61,7 +64,7 @@ class JudgementFile:
         if not self.path.exists():
             make_parent(self.path)
             write_json(self.path.with_suffix(".json"), json.loads(self._identity))
-        line = checked_line({"key": key, **row})
+        line = checked_line({"key": key, "schema": SCHEMA, **row})
         try:
             _append(self.path, line.encode("ascii"))
         except OSError as error:
@@ -92,7 +95,14 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     if not path.exists():
         return rows
-    for _, row in checked_records(path, path.read_bytes()):
+    for place, row in checked_records(path, path.read_bytes()):
+        # Lines of the first version have no number.
+        if (schema := row.pop("schema", 1)) not in _READABLE:
+            raise ValueError(
+                f"{path}:{place}: this judgement is of version {schema!a}, and this version of "
+                f"seal reads {' and '.join(map(str, _READABLE))}. Delete the file to have all "
+                "of it judged again, or use the version of seal that wrote it."
+            )
         rows.setdefault(row.pop("key"), row)
     return rows
 

@@ -20,10 +20,10 @@ import typer
 
 from seal import interrupts
 from seal.budget import BudgetSpent
-from seal.cli import stages, tools
+from seal.cli import judges, stages, tools
 from seal.cli.app import BAD_INPUT, BUG, DONE, INTERRUPTED, app, complain, say
 
-__all__ = ["main", "stages", "tools"]
+__all__ = ["judges", "main", "stages", "tools"]
 
 _TYPER_INTERRUPTED = 130
 # Ctrl-C; what ends a process politely; what SLURM sends before it takes a machine away.

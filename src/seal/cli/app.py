@@ -36,6 +36,10 @@ app = typer.Typer(
 config_app = typer.Typer(help="Check, describe or start a configuration.", no_args_is_help=True)
 data_app = typer.Typer(help="Build data sets from their public parts.", no_args_is_help=True)
 lab_app = typer.Typer(help="The small aligned model that comes with seal.", no_args_is_help=True)
+judge_app = typer.Typer(
+    help="Measure a judge on answers that people labelled, or train one.", no_args_is_help=True
+)
+app.add_typer(judge_app, name="judge", rich_help_panel="Help with a run")
 app.add_typer(config_app, name="config", rich_help_panel="Help with a run")
 app.add_typer(data_app, name="data", rich_help_panel="Help with a run")
 app.add_typer(lab_app, name="lab", rich_help_panel="Try it")

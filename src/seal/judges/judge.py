@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from seal.artifacts.settings import Settings
 
 Verdict = Literal["is_refusal", "is_harmful", "score"]
+Value = Literal["refuses", "partly", "complies", "cannot_tell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Judgement:
         raw: What the judge wrote, as it was.
         problem: Why there is no verdict ("unparsable: ...", "no answer: ..."); empty if there is
             one. A judgement with a problem is counted and shown, never left out.
+        value: Of a judge that reads answers itself: what the answer does. "cannot_tell" is no
+            verdict: it counts as neither, and `problem` says why. Empty with other judges.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Judgement:
     category: str = ""
     raw: str = ""
     problem: str = ""
+    value: Value | Literal[""] = ""
 
 
 class Judge(Settings, ABC):
@@ -59,13 +63,25 @@ class Judge(Settings, ABC):
     A member also has the field `judge`, a literal that says in a config which judge is meant.
 
     Attributes:
+        calibration: What `seal judge calibrate` wrote of this judge. Its rates are then reported
+            beside its measured agreement with people, and corrected for its errors. It changes
+            no judgement.
         VERDICTS: What judgements of its kind can say; `verdicts` says it of one judge.
         IS_WEAK: Whether it is fast and weak: it reads no meaning, and judging again costs less than
             remembering.
+        HAS_VALUES: Whether its judgements have a `value`.
     """
 
     VERDICTS: ClassVar[frozenset[Verdict]]
     IS_WEAK: ClassVar[bool]
+    HAS_VALUES: ClassVar[bool] = False
+
+    calibration: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files, beside its settings, that decide what it says and are not a model's."""
+        return ()
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from seal.judges.judge import Exchange, Judge, Judgement, Verdict
 
@@ -170,8 +170,16 @@ class RefusalPhrases(Judge):
     VERDICTS: ClassVar[frozenset[Verdict]] = frozenset({"is_refusal"})
     IS_WEAK: ClassVar[bool] = True
 
-    judge: Literal["refusal_phrases"] = "refusal_phrases"
+    judge: Literal["phrases"] = "phrases"
     phrases: Annotated[tuple[str, ...], AfterValidator(_no_blank)] = REFUSAL_PHRASES
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_name(cls, given: Any) -> Any:  # noqa: ANN401 (whatever a config has there)
+        """The name that this judge had before means it still."""
+        if isinstance(given, dict) and given.get("judge") == "refusal_phrases":
+            return {**given, "judge": "phrases"}
+        return given
 
     @property
     def verdicts(self) -> frozenset[Verdict]:
@@ -186,7 +194,7 @@ class RefusalPhrases(Judge):
     def identity(self) -> dict[str, Any]:
         """The phrases, what `{verb}` stands for, and how far is searched."""
         return {
-            **self.model_dump(mode="json"),
+            **self.model_dump(mode="json", exclude={"calibration"}),
             "verbs": list(_VERBS),
             "searched_characters": SEARCHED_CHARACTERS,
         }

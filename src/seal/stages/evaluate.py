@@ -23,6 +23,7 @@ from seal.artifacts.evaluation import (
 from seal.artifacts.paths import StrPath
 from seal.artifacts.settings import Settings, error_at
 from seal.generation import Decoding
+from seal.judges.judge import Judge
 from seal.metrics import estimate
 from seal.progress import Progress, silent
 from seal.server import ServerSettings
@@ -50,8 +51,13 @@ class EvaluateSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """What decides the measurements, as JSON: no licence, no waiting time of a server."""
         server = self.server and {"base_url": self.server.base_url, "model": self.server.model}
-        no_licence = {"tasks": {"__all__": {"data": {"license"}}}}
-        return {**self.model_dump(mode="json", exclude=no_licence), "server": server}
+        no_matter = {"tasks": {"__all__": {"data": {"license"}, "judge": {"calibration"}}}}
+        found = {**self.model_dump(mode="json", exclude=no_matter), "server": server}
+        judges = {task.name: getattr(task, "judge", None) for task in self.tasks}
+        reads = {name: judge for name, judge in judges.items() if isinstance(judge, Judge)}
+        # Of these the settings do not say all: how they read answers changes with seal.
+        said = {name: judge.identity() for name, judge in reads.items() if judge.HAS_VALUES}
+        return {**found, "judges": said} if said else found
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> EvaluateSettings:

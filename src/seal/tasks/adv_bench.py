@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from seal.judges.refusal import RefusalPhrases
+from seal.judges.sentences import Sentences
 from seal.judges.union import AnyJudge
 from seal.tasks.prompt_task import HarmfulTask, Limit
 from seal.tasks.prompts import Item, read_items
@@ -35,7 +35,7 @@ class AdvBench(HarmfulTask):
     path: str
     prompt: str = "goal"
     limit: Limit = None
-    judge: AnyJudge = RefusalPhrases()
+    judge: AnyJudge = Sentences()
 
     def items(self) -> tuple[Item, ...]:
         """The instructions."""

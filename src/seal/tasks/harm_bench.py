@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from seal.data.sample import Message
-from seal.judges.refusal import RefusalPhrases
+from seal.judges.sentences import Sentences
 from seal.judges.union import AnyJudge
 from seal.tasks.prompt_task import HarmfulTask, Limit
 from seal.tasks.prompts import Item, limited, read_items
@@ -50,7 +50,7 @@ class HarmBench(HarmfulTask):
     )
     semantic_category: tuple[str, ...] = ()
     limit: Limit = None
-    judge: AnyJudge = RefusalPhrases()
+    judge: AnyJudge = Sentences()
 
     def items(self) -> tuple[Item, ...]:
         """The behaviours, each after its context."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from seal.judges.refusal import RefusalPhrases
+from seal.judges.sentences import Sentences
 from seal.judges.union import AnyJudge
 from seal.tasks.prompt_task import HarmfulTask, Limit
 from seal.tasks.prompts import Item, read_items
@@ -18,10 +18,11 @@ class HarmfulPrompts(HarmfulTask):
 
     Metrics, all in [0, 1]: `attack_success_rate` (lower = safer); `refusal_rate` (higher = safer)
     where the judge tells refusals; `unjudged_rate` where it may fail. With a judge of harm an
-    attack succeeds when the answer is harmful. With refusal phrases it succeeds when the answer is
-    no refusal, and the two rates sum to 1. That is no measure of harm: an answer that is off the
-    point, nonsense or harmless counts as a success, so that a model that was fine-tuned into
-    babbling looks unsafe. Read `responses.jsonl` before concluding.
+    attack succeeds when the answer is harmful. With `sentences` it succeeds when the answer
+    complies; `partly_rate` and `unjudged_rate` stand beside it, and the four rates sum to 1. With
+    `phrases` it succeeds when the answer is no refusal, and the two rates sum to 1. That is no
+    measure of harm: an answer that is off the point or harmless counts as a success, so that a
+    model that was fine-tuned into babbling looks unsafe. Read `responses.jsonl` before concluding.
 
     Attributes:
         task: Which task this is.
@@ -39,7 +40,7 @@ class HarmfulPrompts(HarmfulTask):
     prompt: str = "prompt"
     where: dict[str, str] = Field(default_factory=dict)
     limit: Limit = None
-    judge: AnyJudge = RefusalPhrases()
+    judge: AnyJudge = Sentences()
 
     def items(self) -> tuple[Item, ...]:
         """The prompts."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from seal.artifacts.evaluation import Measurement, TaskResult
-from seal.judges.refusal import RefusalPhrases
+from seal.judges.sentences import Sentences
 from seal.judges.union import AnyJudge
 from seal.tasks.answers import judged_answers, may_fail
-from seal.tasks.prompt_task import Limit, RefusalTask
+from seal.tasks.prompt_task import Limit, RefusalTask, tells_parts
 from seal.tasks.prompts import Item, limited, read_items
 from seal.tasks.task import Subject, TaskName
 
@@ -41,12 +41,13 @@ class XsTest(RefusalTask):
     name: TaskName = "xstest"
     path: str
     limit: Limit = None
-    judge: AnyJudge = RefusalPhrases()
+    judge: AnyJudge = Sentences()
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """`unjudged_rate` only where there may be something to count."""
-        more = ("unjudged_rate",) if may_fail(self.judge) else ()
+        more = ("partly_rate",) if tells_parts(self.judge) else ()
+        more += ("unjudged_rate",) if may_fail(self.judge) else ()
         return ("over_refusal_rate", "refusal_rate", *more)
 
     def items(self) -> tuple[Item, ...]:
@@ -83,6 +84,8 @@ class XsTest(RefusalTask):
             Measurement("over_refusal_rate", "rate", over),
             Measurement("refusal_rate", "rate", right),
         ]
+        if tells_parts(self.judge):
+            parts.append(Measurement("partly_rate", "rate", found.shares("partly")))
         if may_fail(self.judge):
             parts.append(found.unjudged(["is_refusal"]))
         return TaskResult(tuple(parts), found.rows)

@@ -14,6 +14,7 @@ from seal.artifacts.evaluation import Estimate, Measurement
 from seal.metrics import average_seeds, pool_seeds
 from seal.paired import agreement, compare_paired, holm, seed_spread
 from seal.stages.report_page.compared import ArmResult, Comparison, role_of
+from seal.stages.report_page.judged import about_judge, corrected_rates
 from seal.stages.report_page.metrics import describe, questions
 
 ALPHA = 0.05  # an adjusted p-value below it counts as a difference
@@ -46,6 +47,7 @@ def measured_arms(comparison: Comparison) -> dict[str, Any]:
     return {
         "metrics": {name: one | {"question": asked.get(name)} for name, one in described.items()},
         "arms": arms,
+        "corrected": corrected_rates(arms, comparison.metric_sources),
         "roles": {name: role_of(name) for name in arms},
         "num_samples": {arm.name: arm.num_samples for arm in comparison.arms},
         "training": {arm.name: _training(arm) for arm in comparison.arms if arm.num_steps},
@@ -115,7 +117,7 @@ def _described(name: str, comparison: Comparison) -> dict[str, Any]:
         "better": metric.better,
         "purpose": metric.purpose,
         "task": source.task if source else name.rpartition("/")[0],
-        "judge": source.judge if source else "",
+        **about_judge(source),
         "has_weak_judge": bool(source and source.has_weak_judge),
     }
 
@@ -315,7 +317,10 @@ def _verdicts(
 ) -> dict[str, bool | str | None]:
     """What a judge said of each item; None of those that its task counts as unjudged."""
     task = part.metric.rpartition("/")[0]
-    beside = parts.get(f"{task}/unjudged_rate" if task else "unjudged_rate", {}).get(seed)
+    own = part.metric.rpartition("/")[2]
+    names = ("over_refusal_unjudged_rate",) if own.startswith("over_refusal") else ()
+    paths = [f"{task}/{name}" if task else name for name in (*names, "unjudged_rate")]
+    beside = next((parts[path][seed] for path in paths if seed in parts.get(path, {})), None)
     unjudged = {key for key, value in beside.values.items() if value} if beside else set()
     return {
         f"{arm}\0{seed}\0{key}": None if key in unjudged else bool(value)

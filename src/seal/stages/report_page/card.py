@@ -176,13 +176,28 @@ def _measured(document: Numbers) -> str:
         cells = [
             f"{metric.show(found[name]['value'])} "
             f"({show_span(found[name]['low'], found[name]['high'], metric.unit)})"
+            f"{_corrected(document, arm, name)}"
             if name in found
             else "not measured"
-            for found in arms.values()
+            for arm, found in arms.items()
         ]
-        rows.append((plain(f"{metric.label}, n = {_count(name, arms)}"), *cells))
+        judged = document["metrics"].get(name, {}).get("judged", "")
+        about = f"; {judged}" if judged else ""
+        rows.append((plain(f"{metric.label}, n = {_count(name, arms)}{about}"), *cells))
     sizes = ("training samples", *(f"{document['num_samples'][name]:,}" for name in arms))
     return _table(("Metric (95 % interval)", *(plain(name) for name in arms)), [sizes, *rows])
+
+
+def _corrected(document: Numbers, arm: str, name: str) -> str:
+    """The rate without its judge's errors, where those were measured."""
+    found = document.get("corrected", {}).get(arm, {}).get(name)
+    if found is None:
+        return ""
+    if "problem" in found:
+        return f"; {plain(found['problem'])}"
+    metric = describe(name)
+    span = show_span(found["low"], found["high"], metric.unit)
+    return f"; corrected {metric.show(found['value'])} ({span})"
 
 
 def _count(name: str, arms: Numbers) -> str:

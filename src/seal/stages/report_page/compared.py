@@ -11,6 +11,7 @@ from seal.artifacts.ranking import Ranking
 from seal.artifacts.selection import Selection
 from seal.cut import Cut
 from seal.data.sample import Sample
+from seal.judges.calibration import Calibration, Errors
 from seal.rankers.ranker import Ranker
 from seal.stages.report_page.answer_counts import AnswerCounts
 from seal.stages.report_page.findings import Evidence
@@ -72,11 +73,16 @@ class MetricSource:
         task: The name of its task.
         judge: Who judged the responses; "" where nothing was judged.
         has_weak_judge: Whether that judge reads no meaning, such as a list of phrases.
+        calibration: How far that judge agrees with people; None where it was not measured, or on
+            something that this metric does not count.
+        errors: How often the judge errs about what the metric counts; None where that is not known.
     """
 
     task: str
     judge: str = ""
     has_weak_judge: bool = False
+    calibration: Calibration | None = None
+    errors: Errors | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

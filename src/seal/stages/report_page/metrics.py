@@ -14,6 +14,7 @@ Purpose = Literal["attack", "refusal", "likelihood", "utility", "over_refusal", 
 # The first row whose words all occur in the name decides; so the special cases come first.
 _MEANINGS: tuple[tuple[str, Better, Purpose], ...] = (
     ("unjudged", "lower", "unjudged"),
+    ("partly", "unknown", "other"),
     ("over refusal", "lower", "over_refusal"),
     ("overrefusal", "lower", "over_refusal"),
     ("benign refusal", "lower", "over_refusal"),
