@@ -20,6 +20,7 @@ from seal.stages.report_page.answers import (
     answers_of,
     changes_nothing,
     disagree,
+    many_unjudged,
     measured,
     over_refusal,
     safety_gain,
@@ -179,6 +180,7 @@ def _reservations(about: str | None, found: Measured, answers: Mapping[str, Numb
         "few_items": 0 < counts["utility"] < FEW_ITEMS,
         "few_harmless": 0 < counts["over_refusal"] < FEWEST_PROMPTS,
         "weak_judge": any(_is_weak(document["metrics"][key]) for key in safety),
+        "many_unjudged": any(many_unjudged(about, key, found) for key in found.metrics),
         "unjudged": _some_unjudged(document),
         "base_not_safe": any(
             one["high"] > MOST_ATTACKED for one in document["base_attacked"].values()
@@ -216,8 +218,8 @@ def _counts(about: str, found: Measured) -> dict[str, int]:
 
 def _is_weak(metric: Mapping[str, Any]) -> bool:
     """A judge that reads no meaning, or whose agreement with people was measured to be low."""
-    kappa = metric.get("judge_kappa")
-    return metric["has_weak_judge"] or (kappa is not None and kappa < LOW_KAPPA)
+    kappa = metric["kappa"]
+    return metric["has_weak_judge"] or (kappa is not None and kappa["value"] < LOW_KAPPA)
 
 
 def _some_unjudged(document: Mapping[str, Any]) -> bool:
