@@ -7,13 +7,15 @@ import shutil
 import pytest
 import torch
 import yaml
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from seal import precision
+from seal import pipeline, precision
 from seal.artifacts.provenance import load_provenance
 from seal.cli import main
 from seal.config.experiment import load_experiment
 from seal.inputs import Inputs
+from seal.models import quiet_peft
 from seal.precision import _Speeds, recorded, settled
 from seal.progress import silent
 
@@ -197,3 +199,22 @@ def test_a_ranking_is_reused_on_a_machine_that_would_choose_otherwise(
     measured(monkeypatch, QUICK_HALF)
     assert main(["rank", config]) == 0  # up to date: else it would be refused
     assert load_provenance(tmp_path / "run" / "rank").environment == made.environment
+
+
+def test_bad_data_leaves_no_folder(experiment, tmp_path, monkeypatch):
+    measured(monkeypatch, SLOW_HALF)
+    made = experiment()
+    (tmp_path / "safe.jsonl").write_text("[]\n")
+    for verb in (pipeline.rank, pipeline.train, pipeline.evaluate, pipeline.run):
+        with pytest.raises(ValueError, match=r"safe\.jsonl:1: "):
+            verb(made)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_is_in_the_precision_of_its_base(experiment, half, tmp_path, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(half[1])
+    adapter = tmp_path / "adapter"
+    with quiet_peft():
+        get_peft_model(model, LoraConfig(task_type="CAUSAL_LM")).save_pretrained(adapter)
+    measured(monkeypatch, SLOW_HALF)
+    assert settled(experiment(model={"path": str(adapter)})).model.dtype == "float32"

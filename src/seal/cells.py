@@ -75,8 +75,7 @@ def rank(inputs: Inputs, arm: ArmSettings | None = None) -> Path:
             rank_stage.rank(ranker, replace(task, log=mirror), folder, reference)
             extending.keep_state(ranker, checkpoints, folder)
 
-    # bad data is found before a folder is made
-    _ = inputs.encoded_pool, inputs.reference, inputs.encoded_safe, inputs.encoded_harmful
+    inputs.read()
     _ = inputs.tracking
     place, identity = inputs.rank_folder(arm), inputs.identity_with(ranker)
     with _said_of(arm):

@@ -59,6 +59,10 @@ class Inputs:
         self.num_made = 0
         self._mixes: dict[str, tuple[SampleSet, EncodedSet]] = {}
 
+    def read(self) -> None:
+        """Read and encode all that a ranking reads: bad data is found before a folder is made."""
+        _ = self.encoded_pool, self.reference, self.encoded_safe, self.encoded_harmful
+
     @cached_property
     def encoder(self) -> ChatEncoder:
         """The model's tokenizer and chat template."""

@@ -40,8 +40,8 @@ _DEMO_WORLD = 4  # none of the worlds 0, 1 and 2, on which the lab was tuned
 
 def run(experiment: Experiment, progress: Progress = silent) -> Path:
     """All stages; returns the report's page."""
-    inputs = Inputs(settled(experiment), progress)
-    preflight.check(inputs)
+    preflight.check(Inputs(experiment, progress))
+    inputs = _begun(experiment, progress)
     _rank(inputs)
     _select(inputs)
     _train(inputs)
@@ -56,7 +56,7 @@ def rank(experiment: Experiment, progress: Progress = silent) -> Path:
         preflight.check_training(experiment)
     except ValueError as error:  # who ranks here may train elsewhere
         logger.warning("the ranking can be made, but `seal train` will refuse: %s", error)
-    return _rank(Inputs(settled(experiment), progress))
+    return _rank(_begun(experiment, progress))
 
 
 def select(experiment: Experiment, progress: Progress = silent) -> Path:
@@ -67,7 +67,7 @@ def select(experiment: Experiment, progress: Progress = silent) -> Path:
 def train(experiment: Experiment, progress: Progress = silent) -> Path:
     """Fine-tune every arm with every seed; returns the folder that holds them."""
     preflight.check_training(experiment)
-    return _train(Inputs(settled(experiment), progress))
+    return _train(_begun(experiment, progress))
 
 
 def merge(experiment: Experiment, progress: Progress = silent) -> Path:
@@ -80,7 +80,7 @@ def merge(experiment: Experiment, progress: Progress = silent) -> Path:
 
 def evaluate(experiment: Experiment, progress: Progress = silent) -> Path:
     """Measure every arm and seed; returns the folder that holds the measurements."""
-    return _evaluate(Inputs(settled(experiment), progress))
+    return _evaluate(_begun(experiment, progress))
 
 
 def report(experiment: Experiment, progress: Progress = silent) -> Path:
@@ -99,7 +99,7 @@ def bench(experiment: Experiment, progress: Progress = silent) -> Path:
     The rankings are beside those of the other stages, which neither need this nor change it.
     """
     refuse_several("seal bench")
-    return benchmark.bench(Inputs(settled(experiment), progress))
+    return benchmark.bench(_begun(experiment, progress))
 
 
 def estimate(experiment: Experiment, progress: Progress = silent) -> dict[str, Any]:
@@ -159,6 +159,13 @@ def demo(run_dir: StrPath, progress: Progress = silent) -> Path:
         return run(load_experiment(_DEMO_CONFIG, overrides), progress)
     finally:
         torch.set_num_threads(threads)
+
+
+def _begun(experiment: Experiment, progress: Progress) -> Inputs:
+    """The inputs of a run, in the precision that it was or is now begun in."""
+    inputs = Inputs(experiment, progress)
+    inputs.experiment = settled(experiment, begin=inputs.read)
+    return inputs
 
 
 def _rank(inputs: Inputs) -> Path:

@@ -26,7 +26,7 @@ from seal.artifacts.atomic import write_json
 from seal.artifacts.settings import Settings
 from seal.config.experiment import Experiment
 from seal.devices import resolve_device
-from seal.models import ModelSpec
+from seal.models import ModelSpec, base_of
 from seal.processes import processes
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,9 @@ def recorded(experiment: Experiment) -> Experiment:
     return experiment if own not in (None, found.checkpoint) else _with(experiment, found)
 
 
-def settled(experiment: Experiment, *, keeps: bool = True) -> Experiment:
+def settled(
+    experiment: Experiment, *, keeps: bool = True, begin: Callable[[], None] | None = None
+) -> Experiment:
     """The experiment with its precision, chosen now if it was not before.
 
     Nothing is chosen where `model.dtype` says it, on other devices than a CPU, for a float32
@@ -96,6 +98,7 @@ def settled(experiment: Experiment, *, keeps: bool = True) -> Experiment:
     Args:
         experiment: What is asked for.
         keeps: Whether to write the choice into the folder of the run.
+        begin: Called before a choice is made; what it raises leaves no folder.
 
     Raises:
         ValueError: If the record of a choice cannot be read.
@@ -104,6 +107,9 @@ def settled(experiment: Experiment, *, keeps: bool = True) -> Experiment:
     half = _half_on_cpu(experiment.model)
     if half is None or any((experiment.run_dir / name).exists() for name in _WORK):
         return experiment
+
+    if begin is not None:
+        begin()
 
     def choose() -> Precision:
         chosen = _choice(experiment, half)
@@ -204,6 +210,7 @@ def _shape(config: PretrainedConfig | None) -> tuple[int, int]:
 
 def _config(spec: ModelSpec) -> PretrainedConfig | None:
     try:
+        spec = base_of(spec)
         return AutoConfig.from_pretrained(
             spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
@@ -219,6 +226,7 @@ def _own_dtype(spec: ModelSpec) -> str | None:
 
 def _float32_bytes(spec: ModelSpec) -> int | None:
     """What a local checkpoint in half precision takes in float32."""
+    spec = base_of(spec)
     files = list(Path(spec.path).glob("*.safetensors")) if Path(spec.path).is_dir() else []
     return 2 * sum(file.stat().st_size for file in files) if files else None
 

@@ -69,7 +69,7 @@ def test_damage_is_never_the_end_of_the_file(tmp_path, suffix, damage):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b"{}"), "this is packed with gzip. Name it NAME.jsonl.gz."),
+        (gzip.compress(b"{}", mtime=0), "this is packed with gzip. Name it NAME.jsonl.gz."),
         (zstd(b"{}"), "this is packed with zstd. Name it NAME.jsonl.zst."),
         (bz2.compress(b"{}"), "this is packed with bzip2. Name it NAME.jsonl.bz2."),
         (lzma.compress(b"{}"), "this is packed with xz. Name it NAME.jsonl.xz."),
@@ -77,6 +77,7 @@ def test_damage_is_never_the_end_of_the_file(tmp_path, suffix, damage):
         (b"PK\x03\x04..", "this is a ZIP archive or a spreadsheet. Unpack it, or save it as CSV."),
         ("{}".encode("utf-16"), "this is UTF-16 text. Save it as UTF-8."),
     ],
+    ids=["gzip", "zstd", "bzip2", "xz", "parquet", "zip", "utf-16"],
 )
 def test_a_wrong_name_is_told_with_the_right_one(tmp_path, content, said):
     path = tmp_path / "x.jsonl"
