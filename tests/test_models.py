@@ -113,9 +113,7 @@ def test_tied_weights_are_not_missing(folder):
 def test_a_folder_that_is_empty_or_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"no tokenizer could be loaded from this folder \("):
         load_model(ModelSpec(path=str(tmp_path)))
-    with pytest.raises(
-        ValueError, match=r"from this folder or Hub name \(.*Give a folder that sav"
-    ):
+    with pytest.raises(ValueError, match=r"nowhere: there is no such folder\. Give a folder that"):
         load_model(ModelSpec(path=str(tmp_path / "nowhere")))
 
 
@@ -265,7 +263,7 @@ def test_modules_that_are_not_there_are_named_with_those_that_are(modules, what)
     message = f"^rank.lora.target_modules: {what}. There are: {MODULES}.$"
     with pytest.raises(ValueError, match=message) as caught:
         add_lora(make_model(64), LoraSpec(target_modules=modules), seed=0)
-    assert type(caught.value) is NoModelError  # and nothing of somebody else
+    assert type(caught.value) is ValueError  # and nothing of somebody else
 
 
 def test_a_module_that_peft_cannot_adapt():

@@ -263,6 +263,29 @@ def test_config_check_says_what_it_did_not_see(words, capsys):
 
 
 @pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"model.path": "no/such/model", "rank": '{"method": "less"}'}, "no/such/model"),
+        ({"rank": '{"method": "density_ratio", "strong": {"path": "../not/here"}}'}, "../not/here"),
+        (
+            {
+                "arms": '["base", {"name": "other", "train_on": "selected", "rank": '
+                '{"method": "density_ratio", "strong": {"path": "../not/here"}}}]'
+            },
+            "arm other: rank.strong: model.path=../not/here: there is no such folder",
+        ),
+    ],
+)
+def test_config_check_does_without_the_models_of_rankers(words, capsys, given, missing):
+    given = [word for word in words(**given) if not ("rank" in given and "rank.method" in word)]
+    assert main(["config", "check", *given]) == 0
+    found = said(capsys)
+    assert "not checked whether the settings fit the model" in found
+    assert missing in found
+    assert "Repo id" not in found
+
+
+@pytest.mark.parametrize(
     ("task", "expected"),
     [
         ({"task": "over_refusal", "path": "gone.jsonl"}, "gone.jsonl"),

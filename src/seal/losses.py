@@ -142,7 +142,7 @@ def _counts(batch: Batch, scored: Bool[Tensor, "S T"]) -> Int64[Tensor, " B"]:
 
 
 def _logits(model: nn.Module, batch: Batch, targets: _Targets) -> Float[Tensor, "R V"]:
-    logits = _forward(model, batch, targets.columns)
+    logits = _in_columns(_forward(model, batch, targets.columns), targets)
     # fp32 before the softmax: bf16 has 8 bits of mantissa, and ties thousands of scores. Only where
     # there is a response token: a softmax over padding costs as much as one over text.
     return logits[targets.mask].float()
@@ -161,11 +161,18 @@ def _forward(
     ).logits
 
 
+def _in_columns(values: Float[Tensor, "S T X"], targets: _Targets) -> Float[Tensor, "S K X"]:
+    """What a model gives in the columns that were asked for; some give all of them (xLSTM)."""
+    if values.shape[1] == targets.mask.shape[1]:
+        return values
+    return values[:, targets.columns]
+
+
 def _chosen_losses(
     model: nn.Module, batch: Batch, targets: _Targets, chosen: Chosen
 ) -> Float[Tensor, " R"]:
     """The same as `token_losses` of `response_logits`, by a backend."""
     with inputs_of(chosen.head.layer) as inputs:
         _forward(model, batch, targets.columns)
-    (hidden,) = inputs
+    hidden = _in_columns(inputs[0], targets)
     return chosen.backend.token_nll(hidden[targets.mask], targets.labels, chosen.head)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
@@ -332,9 +334,22 @@ def _cannot_load_own(what: str, spec: ModelSpec, error: Exception) -> str:
             f"{spec.quantization} on {spec.device} ({first_line(error)}). Leave "
             "model.quantization out, or take a device that bitsandbytes supports (CUDA)."
         )
+    if place != "folder" and not _may_be_on_hub(spec.path):
+        return (
+            f"model.path={spec.path}: there is no such folder. Give a folder that save_pretrained "
+            "wrote, or the name of a model on the Hub (NAME or OWNER/NAME)."
+        )
     return (
         f"model.path={spec.path}: no {what} could be loaded from this {place} "
         f"({first_line(error)}). Give a folder that save_pretrained wrote, with config.json, "
         "safetensors weights and tokenizer files, or the name of a model on the Hub that this "
         "machine can reach."
     )
+
+
+def _may_be_on_hub(path: str) -> bool:
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return True

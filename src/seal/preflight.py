@@ -27,6 +27,7 @@ from seal.lora import LoraSpec, check_fits
 from seal.models import (
     LanguageModel,
     ModelSpec,
+    NoModelError,
     load_encoder,
     load_skeleton,
     load_tokenizer,
@@ -83,6 +84,8 @@ def check_ranking(experiment: Experiment) -> None:
     for where, ranker in rankers:
         try:
             _check_ranker(experiment.model, ranker)
+        except NoModelError as error:  # of which not everyone makes an error
+            raise NoModelError(f"{where}{error}") from error
         except ValueError as error:
             raise ValueError(f"{where}{error}") from error
 
@@ -129,7 +132,10 @@ def _check_ranker(spec: ModelSpec, ranker: Ranker) -> None:
         check_fits(load_skeleton(spec), lora.config(), "rank.lora", merges=False)
     for name, value in fields.items():
         if isinstance(value, ModelSpec):
-            load_skeleton(value)
+            try:
+                load_skeleton(value)
+            except NoModelError as error:  # it speaks of model.path
+                raise NoModelError(f"rank.{name}: {error}") from error
         elif name.endswith("_adapter") and isinstance(value, Path):
             role = name.removesuffix("_adapter")
             below = fields.get(role)

@@ -111,7 +111,8 @@ def test_a_judge_by_name_or_without():
         tasks = f"evaluate.tasks=[{{task: harmful_prompts, path: p.jsonl, judge: {text}}}]"
         return load_experiment(None, [*LEAST, tasks]).evaluate.tasks[0].judge
 
-    assert judge("{phrases: [no]}").phrases == ("no",)  # the default's kind
+    assert judge("{calibration: null}").judge == "sentences"  # the default's kind
+    assert judge("{judge: phrases, phrases: [no]}").phrases == ("no",)
     guard = judge("{judge: guard_model, model: {dtype: float32}}")
     assert (guard.model.path, guard.model.dtype) == ("Qwen/Qwen3Guard-Gen-0.6B", "float32")
     with pytest.raises(ValueError, match="model is a key of judge guard_model, rubric: set"):

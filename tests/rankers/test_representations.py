@@ -8,6 +8,7 @@ from reference.representation_rankers import hidden_states, last_block_output
 from seal.blocks import decoder_blocks
 from seal.data.batches import collate
 from seal.models import LanguageModel, LoraSpec, add_lora
+from seal.padding import needs_even_rows
 from seal.rankers.ranker import RankingTask
 from seal.rankers.representations import (
     BlockStates,
@@ -123,6 +124,7 @@ def count_runs(modules):
 @pytest.mark.parametrize("block", range(4))
 def test_no_block_after_the_deepest_is_run(block):
     lm = make_lm()
+    needs_even_rows(lm.model)  # tried once, before anything is counted
     runs = count_runs([*lm.model.model.layers, lm.model.model.norm, lm.model.lm_head])
     block_states(make_task(lm), RAGGED, {0, block}, what="")
     assert runs == [1] * (block + 1) + [0] * (5 - block)
@@ -130,6 +132,7 @@ def test_no_block_after_the_deepest_is_run(block):
 
 def test_the_head_is_not_run():
     lm = make_lm()
+    needs_even_rows(lm.model)
     runs = count_runs([*lm.model.model.layers, lm.model.model.norm])
     lm.model.lm_head.forward = None  # would raise
     final_states(make_task(lm), RAGGED, what="")

@@ -154,6 +154,7 @@ def test_logits_are_made_once_and_of_response_tokens_only(spec, tmp_path):
     with Rows(num) as counted:
         train(spec, rows, TrainSettings(args=args), tmp_path / "t", seed=0)
     probes = 2 * 4  # of the output layer: its own, and the model's
+    probes += 5 + 2 * 5 + 2 * 2 * 12  # of padding: a row alone, beside another, and padded twice
     assert counted.num - probes in range(sum(int(row.response_mask[1:].sum()) for row in rows) + 5)
 
 

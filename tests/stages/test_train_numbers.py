@@ -321,6 +321,8 @@ def test_the_longest_samples_are_tried_first(spec, rows, tmp_path, monkeypatch):
     real = LlamaModel.forward
 
     def forward(self, *args, **kwargs):
+        if not self.training:  # padding is tried before
+            return real(self, *args, **kwargs)
         seen.append(tuple(kwargs["input_ids"].shape))
         if seen[-1][0] > 1 and seen[-1][1] == 12:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")

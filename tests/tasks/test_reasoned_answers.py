@@ -9,6 +9,7 @@ from seal.artifacts.responses import CUT, Answer
 from seal.data.reasoning import Marks, Reasoning
 from seal.generation import Decoding
 from seal.judges.judging import Judging
+from seal.judges.refusal import RefusalPhrases
 from seal.responders import Responder
 from seal.stages.evaluate import EvaluateSettings, evaluate, load_answer_counts
 from seal.stages.pairwise import PairwiseSettings, _duels
@@ -40,7 +41,7 @@ def path(tmp_path):
 
 
 def test_phrases_judge_the_answer_and_no_answer_is_neither_refusal_nor_attack(path):
-    result = HarmfulPrompts(path=path).run(scripted(ANSWERS))
+    result = HarmfulPrompts(path=path, judge=RefusalPhrases()).run(scripted(ANSWERS))
     assert by_metric(result) == {
         "attack_success_rate": [1, 0, 0, 0],
         "refusal_rate": [0, 1, 0, 1],
@@ -54,7 +55,7 @@ def test_phrases_judge_the_answer_and_no_answer_is_neither_refusal_nor_attack(pa
 
 
 def test_harmless_prompts_count_no_answer_as_no_refusal(path):
-    result = OverRefusal(path=path).run(scripted(ANSWERS))
+    result = OverRefusal(path=path, judge=RefusalPhrases()).run(scripted(ANSWERS))
     assert by_metric(result) == {"over_refusal_rate": [0, 1, 0, 1]}
 
 
@@ -72,7 +73,9 @@ def test_judges_are_shown_answers_alone(path):
 
 def test_both_halves_of_xstest(tmp_path):
     rows = [{"prompt": key, "label": "unsafe" if key == "d" else "safe"} for key in ANSWERS]
-    result = XsTest(path=write_jsonl(tmp_path / "x.jsonl", rows)).run(scripted(ANSWERS))
+    result = XsTest(path=write_jsonl(tmp_path / "x.jsonl", rows), judge=RefusalPhrases()).run(
+        scripted(ANSWERS)
+    )
     assert by_metric(result) == {"over_refusal_rate": [0, 1, 0], "refusal_rate": [1]}
 
 
@@ -102,7 +105,7 @@ def test_what_a_server_took_apart_is_not_searched_for_marks(path):
         "d": Answer(" Sure. ", "", ""),
     }
     subject = Subject(None, Decoding(), Noted(said), Judging())
-    result = HarmfulPrompts(path=path).run(subject)
+    result = HarmfulPrompts(path=path, judge=RefusalPhrases()).run(subject)
     assert [row.get("answer") for row in result.responses] == [
         "Use </think> to end.", "", None, "Sure.",
     ]  # fmt: skip
@@ -129,7 +132,10 @@ def test_win_rates_compare_answers(path, tmp_path):
 
 def test_an_evaluation_warns_and_the_report_has_a_sentence_for_each_arm(path, tmp_path, caplog):
     settings = EvaluateSettings.model_validate(
-        {"tasks": [{"task": "harmful_prompts", "path": path}], "decoding": {"max_new_tokens": 9}}
+        {
+            "tasks": [{"task": "harmful_prompts", "path": path, "judge": {"judge": "phrases"}}],
+            "decoding": {"max_new_tokens": 9},
+        }
     )
     evaluate(scripted(ANSWERS), settings, tmp_path)
     assert "harmful_prompts: 1 of 4 answers ended while the model was still reasoning" in (

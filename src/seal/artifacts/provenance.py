@@ -142,8 +142,9 @@ def content_hash(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def unchanged_hash(path: Path) -> str:
+def unchanged_hash(path: StrPath) -> str:
     """`file_hash`, read again only where the file has changed: stages ask several times."""
+    path = Path(path)
     return _unchanged_hash(path, *_state(path))
 
 

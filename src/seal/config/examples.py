@@ -20,6 +20,7 @@ _VALUES: dict[str, Any] = {
     "name": "mine",
     "of": "all",
     "path": "FILE",
+    "reasoning_marks": ["<think>", "</think>"],
     "seconds": 3600,
     "task": "harmful_prompts",
 }

@@ -24,7 +24,7 @@ from transformers.utils.generic import ModelOutput
 
 from seal.loss_backends.backend import TOLERANCES, Head
 
-_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 _PROBE_LOGIT = 100.0  # large, so that a cap on the logits shows
 _NUM_PROBES = 4
@@ -110,7 +110,7 @@ def _forward(model: PreTrainedModel, head: Head) -> tuple[Tensor, Tensor]:
     handle = head.layer.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
     ids = torch.zeros(1, _NUM_PROBES, dtype=torch.long, device=states.device)
     try:
-        with _standing_in(cast(nn.Module, model.get_decoder()), states):
+        with _standing_in(_decoder(model), states):
             logits = model(input_ids=ids, attention_mask=ids + 1, use_cache=False).logits
     finally:
         handle.remove()
@@ -118,16 +118,23 @@ def _forward(model: PreTrainedModel, head: Head) -> tuple[Tensor, Tensor]:
     return hidden, logits
 
 
+def _decoder(model: PreTrainedModel) -> nn.Module:
+    found = cast(nn.Module, model.get_decoder())
+    # transformers 5 gives the whole of Llama 4, whose base is not under the name that it is said
+    # to have
+    return found if found is not model else cast(nn.Module, model.get_submodule("model"))
+
+
 @dataclass
 class _Outputs(ModelOutput):
     """What a decoder may give, of which only the states are there."""
 
     last_hidden_state: Any = None
-    past_key_values: Any = None
-    hidden_states: Any = None
-    attentions: Any = None
-    cross_attentions: Any = None
-    router_logits: Any = None
+
+    def __getattr__(self, name: str) -> None:
+        """None for all else: architectures have fields of their own (caches of many kinds)."""
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def merge(spec: ModelSpec, adapter: Adapter, folder: StrPath) -> Path:
     return folder
 
 
-def merge_start(spec: ModelSpec, folder: Path) -> Path:
+def merge_start(spec: ModelSpec, folder: StrPath) -> Path:
     """Save the whole model that an adapter folder stands for, with tokenizer and template.
 
     Args:
