@@ -5,6 +5,8 @@ import pytest
 
 from data.test_tokenize import BLANK, CHATML, LLAMA2, PLAIN, TRIMMING, sample
 from seal.artifacts.selection import TextSpan
+from seal.data import spans as spans_module
+from seal.data.encoded import Span, response_mask, tokens_of_each
 from seal.data.sample import Message, Sample
 from seal.data.spans import mask_rows, response_places, touched
 from seal.data.tokenize import ChatEncoder, Encoded, Tokenization
@@ -174,3 +176,38 @@ def test_rows_without_a_mask_are_the_same_rows(byte_level):
     assert result[2] is rows[2]
     assert byte_level.decode(result[1].input_ids[result[1].response_mask]) == ".<|im_end|>"
     assert mask_rows(encoder, rows, {}, {}) == rows
+
+
+@pytest.mark.parametrize("num_spans", [1, 3, 40])
+def test_the_tokens_of_each_span_are_those_that_share_a_character(num_spans):
+    generator = np.random.default_rng(num_spans)
+    edges = np.unique(generator.integers(0, 900, size=300))
+    offsets = np.stack([edges[:-1], edges[1:]], axis=1)
+    offsets[20:60:3, 0] = offsets[20:60:3, 1]  # tokens without characters
+    offsets[[100, 103]] = offsets[[103, 100]]  # out of order, as normalizers may leave them
+    spans = [Span(*sorted(pair)) for pair in generator.integers(0, 900, size=(num_spans, 2))]
+    found = list(tokens_of_each(offsets, spans))
+    for span, own in zip(spans, found, strict=True):
+        held = [set(range(*span)) & set(range(*offset)) for offset in offsets]
+        assert set(np.flatnonzero(list(map(bool, held)))) <= set(own.tolist())
+        assert not any(offsets[place][0] >= span.end for place in own)
+        both = response_mask(offsets, [span])
+        assert np.array_equal(np.flatnonzero(both), own)
+    assert set(np.concatenate(found)) == set(np.flatnonzero(response_mask(offsets, spans)))
+
+
+def test_the_tokens_are_looked_through_once_whatever_the_number_of_turns(byte_level, monkeypatch):
+    looked = []
+    real = spans_module.tokens_of_each
+    monkeypatch.setattr(
+        spans_module, "tokens_of_each", lambda *given: looked.append(1) or real(*given)
+    )
+    turns = tuple(
+        Message(role, f"{role} {number}") for number in range(50) for role in ("assistant", "user")
+    )
+    found = places(
+        ChatEncoder(byte_level, template=CHATML),
+        Sample("a", (Message("user", "hi"),), turns[:-1], ""),
+    )
+    assert len(looked) == 1
+    assert {turn for turn, *_ in found[1]} == set(range(0, 99, 2))

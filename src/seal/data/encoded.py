@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,6 +13,8 @@ from pydantic import Field
 from seal.artifacts.settings import Settings
 from seal.data.rendered_turns import Lost, Span
 from seal.data.responses import Response
+
+_FEW_SPANS = 4  # to each of which all tokens are compared: quicker than finding bounds
 
 
 class Tokenization(Settings):
@@ -87,23 +89,40 @@ def response_mask(offsets: np.ndarray, spans: Sequence[Span]) -> Bool[np.ndarray
         offsets: Start and end (exclusive) of each token in the text, [T, 2].
         spans: The responses.
     """
-    starts, ends = _with_blanks(offsets)
     mask = np.zeros(len(offsets), dtype=bool)
-    # Normalizers may bring tokens out of order: these bounds hold all that share a character.
-    furthest, nearest = np.maximum.accumulate(ends), np.minimum.accumulate(starts[::-1])[::-1]
-    for span in spans:
-        own = slice(np.searchsorted(furthest, span.start), np.searchsorted(nearest, span.end))
-        # A token without characters at the very start is a word-start mark that belongs to it.
-        reaches = (ends[own] > span.start) | (starts[own] == span.start)
-        mask[own] |= reaches & (starts[own] < span.end)
+    for own in tokens_of_each(offsets, spans):
+        mask[own] = True
     return mask
+
+
+def tokens_of_each(offsets: np.ndarray, spans: Sequence[Span]) -> Iterator[Int64[np.ndarray, " R"]]:
+    """The tokens that share a character with each span: their places, span by span.
+
+    Args:
+        offsets: Start and end (exclusive) of each token in the text, [T, 2].
+        spans: In any order; they may overlap.
+    """
+    starts, ends = _with_blanks(offsets)
+    first, last = 0, len(offsets)
+    if len(spans) > _FEW_SPANS:
+        # Normalizers may bring tokens out of order: these bounds hold all that share a character.
+        furthest, nearest = np.maximum.accumulate(ends), np.minimum.accumulate(starts[::-1])[::-1]
+    for span in spans:
+        if len(spans) > _FEW_SPANS:
+            first = int(np.searchsorted(furthest, span.start))
+            last = int(np.searchsorted(nearest, span.end))
+        begins, stops = starts[first:last], ends[first:last]
+        # A token without characters at the very start is a word-start mark that belongs to it.
+        reaches = (stops > span.start) | (begins == span.start)
+        yield first + np.flatnonzero(reaches & (begins < span.end))
 
 
 def _with_blanks(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends of tokens; those of blanks only, which may be trimmed away, with them."""
-    starts, ends = offsets[:, 0].copy(), offsets[:, 1]
+    starts, ends = offsets[:, 0], offsets[:, 1]
     is_empty = starts == ends
     if is_empty.any():
+        starts = starts.copy()
         reached = np.maximum.accumulate(np.where(is_empty, 0, ends))
         starts[is_empty] = np.minimum(np.concatenate([[0], reached[:-1]]), starts)[is_empty]
     return starts, ends

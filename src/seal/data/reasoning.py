@@ -45,6 +45,7 @@ _SAYS_ENOUGH = frozenset(
     {"</think>", "[/THINK]", "◁/think▷", "</seed:think>"}
     | {"<|end_of_thought|>", "<|END_THINKING|>", "<|channel|>final<|message|>"}
 )
+_OPENINGS = tuple(pair.opening for pair in KNOWN)
 # GPT-OSS's marks where special tokens were left out of the text.
 _BARE_CHANNELS = Marks("analysis", "assistantfinal")
 _CHANNEL_TOKENS = ("<|channel|>", "<|message|>")
@@ -170,6 +171,8 @@ class Reasoning:
         if not self.reads_known:
             return ()
         begin = text.lstrip()
+        if not (begin.startswith(_OPENINGS) or any(mark in text for mark in _SAYS_ENOUGH)):
+            return ()
         return tuple(
             pair
             for pair in KNOWN

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from seal.artifacts.selection import TextSpan
+from seal.data.encoded import tokens_of_each
 from seal.data.responses import Response
 from seal.data.sample import Sample
-from seal.data.tokenize import ChatEncoder, Encoded, Located, response_mask
+from seal.data.tokenize import ChatEncoder, Encoded, Located
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +120,9 @@ def touched(places: Int32[np.ndarray, "R 3"], spans: Sequence[TextSpan]) -> Bool
 def _places(located: Located, sample: Sample) -> Int32[np.ndarray, "T 3"]:
     """Turn, start and end of every token; zeros for those of no response."""
     places = np.zeros((len(located.offsets), 3), dtype=np.int32)
-    for response in located.responses:
+    owned = tokens_of_each(located.offsets, located.spans)
+    for response, own in zip(located.responses, owned, strict=True):
         turn = response.place - len(sample.prompt)
-        own = response_mask(located.offsets, [response.span])
         first = response.content.start - _left_out(located.text, response, sample, turn)
         places[own, 0] = turn
         places[own, 1:] = located.offsets[own].clip(*response.content) - first

@@ -17,6 +17,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -161,13 +162,14 @@ class ChatEncoder:
             notes: Gets what happened to samples that are encoded all the same.
         """
         results: list[Encoded | str] = []
+        notes = Notes() if notes is None else notes
         escapes = tokenization.special_tokens_in_text == "escape"
         located = self.locate(samples, escapes=escapes)
         for sample, found in zip(samples, located, strict=True):
             results.append(
                 found
                 if isinstance(found, str)
-                else self._settle(sample, found, tokenization, Notes() if notes is None else notes)
+                else self._settle(sample, found, tokenization, notes)
             )
         return results
 
@@ -324,7 +326,7 @@ class ChatEncoder:
         layout = self._template.layout(roles)
         found, lost = find_turns(layout.frame, text, turns, answers)
         changed = [one.place for one in lost if not one.is_dropped]
-        shorter = self.reasoning.shortened(turns, changed)
+        shorter = self.reasoning.shortened(turns, changed) if changed else None
         if shorter is not None:  # the template left out no more than what was thought
             found, lost = find_turns(layout.frame, text, shorter, answers)
         responses = {
@@ -352,9 +354,10 @@ class ChatEncoder:
                     "template, or set tokenization.dropped_turn=keep"
                 )
             notes.add(f"{self._template.name} {lost}", sample.id)
-        if self.reasoning.is_left_out(found.text, _turns(sample.messages), found.responses):
+        turns = _turns(sample.messages)
+        if self.reasoning.is_left_out(found.text, turns, found.responses):
             notes.add(f"{self._template.name} leaves the reasoning out of a turn", sample.id)
-        held = self.control.held(_turns(sample.messages))
+        held = self.control.held(turns)
         if held and tokenization.special_tokens_in_text == "exclude":
             return f"{held[0].said(escapes=False)} (tokenization.special_tokens_in_text=exclude)"
         escapes = self._escapes or tokenization.special_tokens_in_text == "escape"
@@ -393,4 +396,5 @@ def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
 
 
 def _arrays(ids: list[int], offsets: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    edges = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(offsets))
+    return np.array(ids, dtype=np.int32), edges.reshape(-1, 2)
