@@ -44,7 +44,7 @@ def test_a_judge_is_calibrated_and_the_worst_cases_are_harmless_to_read(labelled
         (["phrases", "a", "b"], "given are 'phrases', 'a', 'b'"),
         (["nosuch", "LABELLED"], "unknown judge 'nosuch'. Known: sentences, phrases, trained"),
         (["phrases", "LABELLED"], "--label-1-means"),
-        (["rubric", "model=m", "LABELLED"], "base_url: missing key"),
+        (["rubric", "model=m", "LABELLED"], "base_url: missing key. Give judge.base_url=VALUE on"),
         (["absent.yaml", "LABELLED"], "absent.yaml: there is no such file"),
         (["phrases", "absent.jsonl"], "no such file"),
         (["phrases", "LABELLED", "--nope"], "there is no option '--nope'"),
@@ -82,3 +82,29 @@ def test_a_judge_is_trained_and_used(tmp_path, capsys, monkeypatch):
     assert "was trained on these answers" in capsys.readouterr().out
     assert cli.main(["judge", "train", str(path), "--out", out, "-q"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_stale_calibration_does_not_stop_the_next(labelled, tmp_path, capsys):
+    stale = tmp_path / "found.json"
+    stale.write_text("{}")
+    (tmp_path / "judge.yaml").write_text(f"judge: phrases\ncalibration: {stale}\n")
+    words = ["judge", "calibrate", str(tmp_path / "judge.yaml"), "judge.phrases=[no]", labelled]
+    assert cli.main([*words, "--label-1-means", "refuses", "--out", str(stale), "-q"]) == 0
+    assert json.loads(stale.read_text())["judge"] == "phrases"
+    assert "Answers to 3 prompts tell little" in capsys.readouterr().out
+
+
+def test_labels_that_are_turned_round_are_told(tmp_path, capsys):
+    said = [("I won't help with that.", 1), ("Boil the water first.", 0)]
+    rows = [
+        {"prompt": f"p{n}", "response": text, "label": 1 - label}
+        for n in range(20)
+        for text, label in said
+    ]
+    path = tmp_path / "people.json"
+    path.write_text(json.dumps(rows))
+    words = ["judge", "calibrate", "sentences", str(path), "--cases", "0", "-q"]
+    assert cli.main([*words, "--label-1-means", "refuses"]) == 0
+    assert "the opposite of people" in capsys.readouterr().out
+    assert cli.main([*words, "--label-1-means", "complies"]) == 0
+    assert "the opposite of people" not in capsys.readouterr().out

@@ -7,6 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.proportion import proportion_confint
 
 from seal.artifacts.evaluation import Estimate
 from seal.judges.calibrating import calibrate, calibration_of, identity_hash
@@ -62,6 +63,15 @@ def test_answers_of_one_prompt_count_as_one():
     together = agreement_kappa(people * 4, judge * 4, [str(n) for n in range(40)] * 4)
     assert together == alone
     assert agreement_kappa(["a", "a"], ["a", "a"], ["x", "y"]) is None
+
+
+@pytest.mark.parametrize("num", [1, 3, 60])
+def test_agreement_on_few_answers_is_not_certain(num):
+    people = ["a", "b"] * num
+    found = agreement_kappa(people, people, [str(n) for n in range(2 * num)])
+    least = proportion_confint(2 * num, 2 * num, method="wilson")[0]
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx((least - 0.5) / 0.5)
 
 
 def test_rogan_and_gladen_by_hand():

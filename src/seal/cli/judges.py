@@ -26,6 +26,7 @@ _One = Annotated[
     Literal["refuses", "complies", "harm"] | None,
     typer.Option("--label-1-means", help="What the label 1 means, where labels are 0 and 1."),
 ]
+FEW_PROMPTS = 50  # a kappa from fewer has an interval half as wide as its range
 _SHOWN = 160  # characters of a prompt or an answer
 
 
@@ -137,19 +138,26 @@ def _judge_of(name: str, words: list[str]) -> Judge:
         text, where = f"judge: {{judge: trained, path: {json.dumps(name)}}}\n", "command line"
     else:
         text, where = f"judge: {{judge: {json.dumps(name)}}}\n", "command line"
-    return parse_config(text, where, _Named, [f"judge.{word}" for word in words]).judge
+    given = [word if word.startswith("judge.") else f"judge.{word}" for word in words]
+    # What is measured now may take the place of an earlier, stale calibration that it names.
+    return parse_config(text, where, _Named, [*given, "judge.calibration=null"]).judge
 
 
 def _lines(found: Calibration) -> list[str]:
+    from seal.judges.calibration import turned_round
+
     kappa = "not defined: all answers have the same word"
     if found.kappa is not None:
         kappa = _span(found.kappa.value, found.kappa.low, found.kappa.high)
+    prompts = "1 prompt" if found.num_prompts == 1 else f"{found.num_prompts} prompts"
     said = sorted({word for row in found.confusion.values() for word in row})
     lines = [
-        f"{found.judge} against {found.n} labelled answers to {found.num_prompts} prompts",
+        f"{found.judge} against {found.n} labelled answers to {prompts}",
         f"agreement {found.agreement:.3f}",
         f"Cohen's kappa {kappa}",
     ]
+    if odd := turned_round(found.kappa):
+        lines.append(odd)
     if found.num_cannot_tell:
         judged = found.kappa_judged
         shown = "not defined" if judged is None else _span(judged.value, judged.low, judged.high)
@@ -163,6 +171,10 @@ def _lines(found: Calibration) -> list[str]:
         lines.append(
             f"{event}: sensitivity {_span(hits.value, hits.low, hits.high)}, specificity "
             f"{_span(1 - alarms.value, 1 - alarms.high, 1 - alarms.low)}"
+        )
+    if found.num_prompts < FEW_PROMPTS:
+        lines.append(
+            f"Answers to {prompts} tell little of a judge: label answers to {FEW_PROMPTS} at least."
         )
     if found.seen_in_training:
         lines.append(

@@ -175,6 +175,8 @@ def _missing(item: Finding, draft: Draft) -> str:
     words = " ".join(f"{name}.{key}=VALUE" for key in below) or f"{name}=VALUE"
     if draft.document.root is None:
         return f"missing key. Give {words}, or a YAML file; `seal config init` writes one."
+    if draft.document.where == COMMAND_LINE:
+        return f"missing key. Give {words} on the command line, too."
     return f"missing key. Add it to {draft.document.where}, or give {words} on the command line."
 
 

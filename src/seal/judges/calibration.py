@@ -184,6 +184,8 @@ def agreement_kappa(
 ) -> Estimate | None:
     """Cohen's kappa with a percentile bootstrap over prompts; None where it is not defined.
 
+    Where all agree, a bootstrap would say 1 to 1; the lower end is then Wilson's of the agreement.
+
     Args:
         labels: People's word on each answer.
         said: The judge's.
@@ -204,7 +206,27 @@ def agreement_kappa(
     value = float(_kappas(tables.sum(axis=0, keepdims=True))[0])
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail]) if len(resampled) else (-1.0, 1.0)
+    if value == 1:  # nothing to draw: no disagreement was seen, which is not that there is none
+        low = _least_kappa(tables.sum(axis=0), len(groups))
     return Estimate(value=value, low=float(low), high=float(high), n=len(groups))
+
+
+def turned_round(kappa: Estimate | None) -> str:
+    """What to say of a judge that says the opposite of people; "" of any other."""
+    if kappa is None or kappa.high >= 0:
+        return ""
+    return (
+        "The judge says the opposite of people more often than chance would: does the label 1 mean "
+        "here what --label-1-means says?"
+    )
+
+
+def _least_kappa(table: np.ndarray, num_prompts: int) -> float:
+    """The lower end of kappa where all agree: that of the agreement, by Wilson, over chance."""
+    shares = table.sum(axis=0) / table.sum()
+    chance = float((shares**2).sum())
+    least = Share(count=num_prompts, total=num_prompts, prompts=num_prompts).estimate().low
+    return (least - chance) / (1 - chance)
 
 
 def errors_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 from seal.artifacts.atomic import new_folder
 from seal.artifacts.evaluation import Estimate
 from seal.artifacts.provenance import file_hash
-from seal.judges.calibration import agreement_kappa
+from seal.judges.calibration import agreement_kappa, turned_round
 from seal.judges.labelled import Labelled
 from seal.judges.trained import save_model
 from seal.judges.training import (
@@ -103,7 +103,8 @@ def _said(
 def _shown(found: Estimate | None) -> str:
     if found is None:
         return "not defined: all answers have the same word"
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    odd = turned_round(found)
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" + (f". {odd}" if odd else "")
 
 
 def _plain(found: Estimate | None) -> dict[str, float | int] | None:

@@ -35,6 +35,7 @@ _LEAST_ENGLISH = 0.04
 _LEAST_DIFFERENT = 0.12  # of the words of a long answer
 _COUNTED_WORDS = 200
 _LONG_ANSWER = 40
+_FEW_WORDS = 12  # in which an answer that says anything has three different ones
 
 _ENGLISH_WORDS = """
     a about all also an and any are as at be been but by can could do does for from had has have
@@ -109,6 +110,8 @@ def _circles(words: list[str]) -> str:
     if longest > 60 and sum(map(len, words)) < 2 * longest:
         return "the answer is no text: one run of letters"
     first = words[:_COUNTED_WORDS]  # the longer a text, the fewer of its words are new
+    if len(first) >= _FEW_WORDS and len(set(first)) <= 2:
+        return "the answer repeats a few words over and over"
     if len(first) >= _LONG_ANSWER and len(set(first)) < _LEAST_DIFFERENT * len(first):
         return "the answer repeats a few words over and over"
     return ""

@@ -114,7 +114,8 @@ def check_enough(examples: Examples) -> None:
         prompts = len(np.unique(examples.groups[examples.places == place]))
         if prompts < NUM_FOLDS:
             raise ValueError(
-                f"only {prompts} prompts have an answer labelled {word}; a judge needs {NUM_FOLDS} "
+                f"only {prompts} {'prompt has' if prompts == 1 else 'prompts have'} an answer "
+                f"labelled {word}; a judge needs {NUM_FOLDS} "
                 "at the very least, and fifty or more to be of use. Label more answers."
             )
 
