@@ -90,6 +90,65 @@ def test_all_other_types_are_kept(tmp_path, caplog):
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
+FAR = pa.array([10**17, 0], pa.timestamp("ms"))  # the first is in a year beyond 3,000,000
+
+
+def no_utf8():
+    parts = [
+        None,
+        pa.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0])),
+        pa.py_buffer(b"\xffx"),
+    ]
+    return pa.Array.from_buffers(pa.string(), 2, parts)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "saved"])
+@pytest.mark.parametrize("column", ["date", "text"])
+def test_a_value_that_cannot_be_read_costs_its_row_only_where_it_is_needed(
+    tmp_path, caplog, kind, column
+):
+    table = pa.table({**PAIR, "x": FAR if column == "date" else no_utf8()})
+    path = tmp_path / "x.parquet"
+    if kind == "saved":
+        datasets.Dataset(table).save_to_disk(path)
+    elif kind == "folder":
+        path.mkdir()
+        pq.write_table(table, path / "a.parquet")
+    else:
+        pq.write_table(table, path)
+    with caplog.at_level(logging.WARNING):
+        first, second = samples(path).rows.values()
+    kept = "1970-01-01 00:00:00" if column == "date" else "x"
+    assert (first, second) == (
+        {"prompt": "a", "completion": "c"}, {"prompt": "b", "completion": "d", "x": kept},
+    )  # fmt: skip
+    (said,) = (record.getMessage() for record in caplog.records if record.levelno > logging.INFO)
+    assert "the column 'x' cannot be read in 1 rows and is missing there (first: " in said
+    assert "row 1: " in said
+    with pytest.raises(ValueError, match="row 1: column 'x' cannot be read: "):
+        samples(path, source="x")
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow"])
+def test_a_data_set_that_gives_tensors_is_read_as_it_is_stored(tmp_path, kind):
+    rows = [{"prompt": "a", "completion": "b", "n": [1, 2]}, {"prompt": "c", "completion": "d"}]
+    datasets.Dataset.from_list(rows).with_format(kind).save_to_disk(tmp_path / "x")
+    expected = [rows[0], {**rows[1], "n": None}]
+    assert [row for _, row in samples(tmp_path / "x").rows.items()] == expected
+
+
+def test_bytes_in_a_later_part_are_named(tmp_path, caplog):
+    (tmp_path / "x.parquet").mkdir()
+    save(tmp_path / "x.parquet" / "a.parquet", n=[1, 2])
+    pq.write_table(
+        pa.table({"prompt": ["e"], "completion": ["f"], "n": [b"x"]}),
+        tmp_path / "x.parquet" / "b.parquet",
+    )
+    with caplog.at_level(logging.WARNING):
+        assert len(samples(tmp_path / "x.parquet").samples) == 3
+    assert "not read: 'n' (binary)" in caplog.text
+
+
 def test_a_large_dictionary_is_no_large_row(tmp_path, monkeypatch):
     monkeypatch.setattr("seal.data.arrow_rows.MAX_ROW_BYTES", 200)
     words = pa.array([f"word {number}" for number in range(100)]).dictionary_encode()

@@ -238,8 +238,18 @@ BAD = [
     ),
     (
         "sharegpt",
-        {"conversations": [{"from": "function", "value": "a"}]},
-        "conversations[0].from is str 'function'; known roles: system, human, user, gpt, assistant",
+        {"conversations": [{"from": "observation", "value": "a"}]},
+        "conversations[0] holds a tool's answer (\"from\": str 'observation'), which is not supp",
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "function_call", "value": "a"}]},
+        "conversations[0] calls a tool (\"from\": str 'function_call'), which is not supported",
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "narrator", "value": "a"}]},
+        "conversations[0].from is str 'narrator'; known roles: system, human, user, gpt, assistant",
     ),
     (
         "trl",

@@ -2,13 +2,16 @@
 
 Only the columns that JSON can hold are read, since rows are written back as JSON (a selection, an
 export): bytes (images, sound) cannot be, and are named instead. A column that is needed and of the
-wrong type is told once for the file, and not once for each of its rows.
+wrong type is told once for the file, and not once for each of its rows. A value that cannot be read
+(a date beyond the year 9999, text that is no UTF-8) makes its row a bad one only where somebody
+needs its column.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,6 +29,37 @@ _SHOWN = 60
 _ROWS_AT_ONCE = 1024
 
 
+@dataclass(slots=True)
+class _Unread:
+    """What was left out of rows because it could not be read, of columns that nobody needs.
+
+    Attributes:
+        needs: The columns that somebody reads; empty where that may be any.
+        num_rows: Column -> rows without it.
+        first: Column -> the first of them, and why.
+    """
+
+    needs: Needs
+    num_rows: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def takes(self, name: str, where: str, error: Exception) -> bool:
+        """Whether a value may be left out; if so it is counted."""
+        if not self.needs or name in self.needs:
+            return False
+        self.num_rows[name] = self.num_rows.get(name, 0) + 1
+        self.first.setdefault(name, f"{where}: {_shown(error)}")
+        return True
+
+    def tell(self, path: str) -> None:
+        """Warn of each column, with the number of rows and the first."""
+        for name, number in self.num_rows.items():
+            logger.warning(
+                "%s: the column %a cannot be read in %d rows and is missing there (first: %s)",
+                path, name[:_SHOWN], number, self.first[name],
+            )  # fmt: skip
+
+
 def read_parquet(file: Path, path: str, needs: Needs) -> Iterator[RawRow]:
     """The rows of one file; see `read_rows`.
 
@@ -38,17 +72,21 @@ def read_parquet(file: Path, path: str, needs: Needs) -> Iterator[RawRow]:
         ValueError: If it is no Parquet file, is damaged, has two columns of one name, or one that
             is needed is of the wrong type.
     """
+    unread = _Unread(needs)
+    yield from _parquet_rows(file, path, unread)
+    unread.tell(path)
+
+
+def _parquet_rows(file: Path, path: str, unread: _Unread) -> Iterator[RawRow]:
     try:
         with pq.ParquetFile(file) as table:
             schema = table.schema_arrow
-            names = _columns_to_read(schema, path, needs)
-            openers = {name: opened_json(schema.field(name).type) for name in names}
+            names = _columns_to_read(schema, path, unread.needs)
+            batches = table.iter_batches(columns=names, batch_size=_ROWS_AT_ONCE)
             number = 0
-            for batch in table.iter_batches(columns=names, batch_size=_ROWS_AT_ONCE):
-                chosen = _chosen(batch, names)
-                for place in range(chosen.num_rows):
-                    number += 1
-                    yield _arrow_row(chosen, place, f"{path}:row {number}", openers)
+            for row in _rows_of(batches, schema, names, path, unread):
+                number += 1
+                yield row
             if number != table.metadata.num_rows:
                 raise pa.ArrowInvalid(f"{number} rows, but its end says {table.metadata.num_rows}")
     except (pa.ArrowException, OSError) as error:
@@ -71,11 +109,12 @@ def read_parquet_folder(
     Raises:
         ValueError: As `read_parquet`, or if a part has a column that its folder names too.
     """
+    unread = _Unread(needs)
     for file in files:
         below = file.relative_to(folder)
         where = f"{path.rstrip('/')}/{below.as_posix()}"
         given = _hive_columns(below.parts[:-1])
-        for raw in read_parquet(file, where, needs):
+        for raw in _parquet_rows(file, where, unread):
             if raw.row is None or not given:
                 yield raw
                 continue
@@ -86,6 +125,7 @@ def read_parquet_folder(
                     "folder. Rename one of them."
                 )
             yield RawRow(raw.where, {**raw.row, **given})
+    unread.tell(path)
 
 
 def read_dataset(rows: Any, path: str, needs: Needs) -> Iterator[RawRow]:  # noqa: ANN401 (slow import)
@@ -104,12 +144,15 @@ def read_dataset(rows: Any, path: str, needs: Needs) -> Iterator[RawRow]:  # noq
     left_out = describe_left_out(schema)
     if left_out:
         logger.warning("%s: %s", path, left_out)
-    chosen = rows.select_columns(names)
+    # A data set may have been saved to give tensors or frames.
+    tables = rows.select_columns(names).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
+    batches = (batch for table in tables for batch in table.combine_chunks().to_batches())
+    unread = _Unread(needs)
     try:
-        for number, row in enumerate(chosen, start=1):
-            yield plain_row(row, f"{path}:row {number}")
+        yield from _rows_of(batches, schema, names, path, unread)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable data set: {_shown(error)}.") from error
+    unread.tell(path)
 
 
 def parquet_schema(file: Path) -> pa.Schema | None:
@@ -120,12 +163,12 @@ def parquet_schema(file: Path) -> pa.Schema | None:
         return None
 
 
-def describe_left_out(schema: pa.Schema) -> str:
-    """A sentence on the columns that are not read; "" if all are."""
-    found = [field for field in schema if not fits_json(field.type)]
+def describe_left_out(*schemas: pa.Schema) -> str:
+    """A sentence on the columns that are not read, of one or several parts; "" if all are."""
+    found = {one.name: one.type for part in schemas for one in part if not fits_json(one.type)}
     if not found:
         return ""
-    listed = ", ".join(f"{field.name[:_SHOWN]!a} ({type_name(field.type)})" for field in found)
+    listed = ", ".join(f"{name[:_SHOWN]!a} ({type_name(kind)})" for name, kind in found.items())
     those = "this column" if len(found) == 1 else "these columns"
     return (
         f"not read: {listed}. JSON cannot hold bytes, so {those} will be missing where the rows "
@@ -140,15 +183,15 @@ def _columns_to_read(schema: pa.Schema, path: str, needs: Needs) -> list[str]:
         raise ValueError(
             f"{path}: two columns have the same name, {twice[0][:_SHOWN]!a}. Rename one of them."
         )
-    for field in schema:
-        wanted = needs.get(field.name)
-        if wanted is not None and not fits(field.type, wanted):
+    for one in schema:
+        wanted = needs.get(one.name)
+        if wanted is not None and not fits(one.type, wanted):
             raise ValueError(
-                f"{path}: the column {field.name[:_SHOWN]!a} holds {type_name(field.type)}, and "
+                f"{path}: the column {one.name[:_SHOWN]!a} holds {type_name(one.type)}, and "
                 f"must hold {wanted}. Convert it, or have the settings name another column"
                 f"{', or none (null)' * (wanted == SCALAR)}."
             )
-    names = [field.name for field in schema if fits_json(field.type)]
+    names = [one.name for one in schema if fits_json(one.type)]
     if not names:
         raise ValueError(
             f"{path}: there is no column that can be read; {describe_left_out(schema)}."
@@ -164,8 +207,28 @@ def _chosen(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(plain, list(names))
 
 
+def _rows_of(
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    names: Sequence[str],
+    path: str,
+    unread: _Unread,
+) -> Iterator[RawRow]:
+    openers = {name: opened_json(schema.field(name).type) for name in names}
+    number = 0
+    for batch in batches:
+        chosen = _chosen(batch, names)
+        for place in range(chosen.num_rows):
+            number += 1
+            yield _arrow_row(chosen, place, f"{path}:row {number}", openers, unread)
+
+
 def _arrow_row(
-    batch: pa.RecordBatch, place: int, where: str, openers: Mapping[str, Opened | None]
+    batch: pa.RecordBatch,
+    place: int,
+    where: str,
+    openers: Mapping[str, Opened | None],
+    unread: _Unread,
 ) -> RawRow:
     part = batch.slice(place, 1)
     if part.nbytes > MAX_ROW_BYTES:
@@ -177,6 +240,8 @@ def _arrow_row(
             opened = openers[name]
             row[name] = opened(value) if opened else value
         except (ValueError, OverflowError, RecursionError) as error:  # no UTF-8; a year of 10000
+            if unread.takes(name, where, error):
+                continue
             reason = f"column {name[:_SHOWN]!a} cannot be read: {_shown(error)}"
             return RawRow(where, None, reason)
     return plain_row(row, where)

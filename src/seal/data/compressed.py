@@ -70,10 +70,11 @@ def opened(file: Path) -> Iterator[BinaryIO]:
             _check_start(unpacked.peek(8)[:8], file)
             yield unpacked
     except _DAMAGE as error:
-        said = " ".join(str(error).split()).rstrip(". ")
+        words = " ".join(str(error).split()).rstrip(". ")
+        said = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
         raise ValueError(
             f"{file}: it cannot be unpacked: it is no {suffix} file, or cut off or damaged "
-            f"({ascii(said)[1:-1]}). Fetch or pack it again."
+            f"({said}). Fetch or pack it again."
         ) from error
 
 

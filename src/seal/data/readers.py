@@ -106,8 +106,8 @@ def describe_unread(path: str) -> str:
     """A sentence on the columns of a Parquet file or folder that `read_rows` leaves out; or ""."""
     file = Path(path)
     parts = part_files(file) if file.is_dir() else [file] if file.suffix.lower() == _PARQUET else []
-    schema = parquet_schema(parts[0]) if parts and parts[0].is_file() else None
-    return "" if schema is None else describe_left_out(schema)
+    schemas = [parquet_schema(part) for part in parts if part.is_file()]
+    return describe_left_out(*(schema for schema in schemas if schema is not None))
 
 
 def _unknown(file: Path) -> str:

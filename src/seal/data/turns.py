@@ -12,16 +12,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from seal.data.sample import Message
 
 Turns = tuple[Message, ...]
 
-HOLDS_TOOL_CALLS = "calls a tool"
-"""In the reason why a row with tool calls is bad, and in no other."""
-
 _TOOL_CALLS = ("tool_calls", "function_call")
+_CALLS = "calls a tool"
+_ANSWERS = frozenset(
+    {"function", "function_response", "ipython", "observation", "tool", "tool_response"}
+)
+# Roles of a turn -> what it does, where the way of writing turns has no such role.
+_TOOL_ROLES = {
+    "function_call": _CALLS, "tool_call": _CALLS, **dict.fromkeys(_ANSWERS, "holds a tool's answer")
+}  # fmt: skip
 _IGNORED_KEYS = frozenset({"name", "weight", "train"})
 _SHOWN_LENGTH = 40
 
@@ -114,6 +119,8 @@ def _turn(turn: object, where: str) -> Message:
     keys = _keys_of(fields, turn, where)
     name = fields[keys.role]
     if not isinstance(name, str) or name not in keys.roles:
+        if isinstance(name, str) and name in _TOOL_ROLES:
+            _refuse_tool(_TOOL_ROLES[name], keys.role, name, where)
         raise ValueError(
             f"{where}.{keys.role} is {shown(name)}; known roles: {', '.join(keys.roles)}"
         )
@@ -149,11 +156,15 @@ def _keys_of(fields: Mapping[str, Any], turn: Mapping[str, Any], where: str) -> 
 def _refuse_tool_calls(fields: Mapping[str, Any], where: str) -> None:
     for key in _TOOL_CALLS:
         if key in fields:
-            raise ValueError(
-                f"{where} {HOLDS_TOOL_CALLS} ({quoted([key])}: {shown(fields[key])}), which is not "
-                "supported: only text is ranked and trained on. Write the call into the turn's "
-                "text, as the model is to write it, or leave the row out"
-            )
+            _refuse_tool(_CALLS, key, fields[key], where)
+
+
+def _refuse_tool(does: str, key: str, value: object, where: str) -> NoReturn:
+    raise ValueError(
+        f"{where} {does} ({quoted([key])}: {shown(value)}), which is not supported: only "
+        "text is ranked and trained on. Write the call into the turn's text, as the model is to "
+        "write it, or leave the row out"
+    )
 
 
 def _check_keys(fields: Mapping[str, Any], where: str, keys: _TurnKeys, role: str) -> None:
