@@ -204,8 +204,8 @@ def test_the_cost_is_the_tokens_that_are_counted(ranker, num_pool, lm, monkeypat
     Tables().losses(lm, pool[:1])  # what is tried once, before anything is counted
     counted = Counted(monkeypatch)
     ranker.rank(task)
-    # A copy of the whole model is tried anew: its head (4 tokens), and its padding: a row of 5 alone,
-    # beside another of 5, and twice beside one of 12.
+    # A copy of the whole model is tried anew: its head (4 tokens), and its padding: a row of 5
+    # alone, beside another of 5, and twice beside one of 12.
     is_copied = getattr(ranker, "algorithm", "") == "penalty" and ranker.tuning == "full"
     tried = 4 + 5 + 2 * 5 + 2 * (12 + 5) if is_copied else 0
     assert counted.forward - tried == pytest.approx(cost.forward)
