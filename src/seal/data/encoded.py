@@ -104,11 +104,13 @@ def tokens_of_each(offsets: np.ndarray, spans: Sequence[Span]) -> Iterator[Int64
     """
     starts, ends = _with_blanks(offsets)
     first, last = 0, len(offsets)
-    if len(spans) > _FEW_SPANS:
+    furthest, nearest = ends, starts
+    is_many = len(spans) > _FEW_SPANS
+    if is_many:
         # Normalizers may bring tokens out of order: these bounds hold all that share a character.
         furthest, nearest = np.maximum.accumulate(ends), np.minimum.accumulate(starts[::-1])[::-1]
     for span in spans:
-        if len(spans) > _FEW_SPANS:
+        if is_many:
             first = int(np.searchsorted(furthest, span.start))
             last = int(np.searchsorted(nearest, span.end))
         begins, stops = starts[first:last], ends[first:last]

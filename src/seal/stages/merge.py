@@ -69,6 +69,7 @@ def merge_start(spec: ModelSpec, folder: StrPath) -> Path:
     Raises:
         ValueError: If the path is not that of an adapter which can be merged, or `folder` is taken.
     """
+    folder = Path(folder)
     if starting_adapter(spec) is None:
         raise ValueError(
             f"{spec.path} is not an adapter (it holds no adapter_config.json). Give the folder of "
