@@ -1,8 +1,9 @@
 """One-sided bounds of what arms differ by, of prompts and training seeds together.
 
 A decision asks "is it at least so much?", never "is it different?". Each bound here is one-sided
-and holds with the confidence that is asked for, whatever the truth is, with few items and with few
-seeds too. docs/report.md has the formulas.
+and holds with the confidence that is asked for, whatever the true values are, with few items and
+with few seeds too; seeds are taken to scatter evenly round their mean. docs/report.md has the
+formulas.
 """
 
 from __future__ import annotations

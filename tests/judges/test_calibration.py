@@ -108,6 +108,23 @@ def test_the_interval_holds_the_true_rate_as_often_as_it_says(true_rate):
     assert 0.92 <= inside / rounds <= 0.995
 
 
+@pytest.mark.parametrize(
+    ("hits", "alarms", "rate", "side"),
+    [
+        (60, 12, 0.02, "below the 20.0 %"),
+        (30, 0, 0.98, "above the 50.0 %"),
+    ],
+)
+def test_a_rate_that_the_errors_rule_out_is_not_corrected(hits, alarms, rate, side):
+    errors = Errors(
+        hits=Share(count=hits, total=60, prompts=60),
+        alarms=Share(count=alarms, total=60, prompts=60),
+    )
+    many = Estimate(value=rate, low=rate, high=rate, n=200)
+    assert side in errors.corrected(many)
+    assert isinstance(errors.corrected(many.model_copy(update={"n": 2})), Estimate)
+
+
 def test_errors_are_counted_for_each_thing_that_is_counted():
     people = ["refuses", "refuses", "complies", "complies", "complies"]
     judge = ["refuses", "cannot_tell", "complies", "partly", "refuses"]

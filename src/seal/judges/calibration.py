@@ -26,6 +26,7 @@ SEED = 0
 CONFIDENCE = 0.95
 LEAST_YOUDEN = 0.1  # sensitivity + specificity - 1, below which a rate says next to nothing
 CANNOT_TELL = "cannot_tell"
+_RULED_OUT = 3.29  # standard errors: by chance once in a thousand
 
 
 class Share(Settings):
@@ -80,7 +81,16 @@ class Errors(Settings):
                 f"{1 - self.alarms.value:.2f} tell hardly more than chance"
             )
         value = min(max((rate.value - self.alarms.value) / youden, 0.0), 1.0)
-        low, high = _lang_reiczigel(rate, self.hits, self.alarms)
+        low, high = _lang_reiczigel(rate, self.hits, self.alarms, _z())
+        if high < 0 or low > 1:  # cut to [0, 1] it would have no width, and look certain
+            low, high = _lang_reiczigel(rate, self.hits, self.alarms, _RULED_OUT)
+        if high < 0 or low > 1:
+            side, known = ("below", self.alarms) if high < 0 else ("above", self.hits)
+            return (
+                f"not corrected: the rate is {side} the {100 * known.value:.1f} % that the judge's "
+                f"errors alone make, so these answers are unlike those that people labelled"
+            )
+        low, high = max(low, 0.0), min(high, 1.0)
         return Estimate(value=value, low=min(low, value), high=max(high, value), n=rate.n)
 
 
@@ -260,8 +270,8 @@ def _kappas(tables: np.ndarray) -> np.ndarray:
         return np.where(expected < 1, (agreed - expected) / (1 - expected), np.nan)
 
 
-def _lang_reiczigel(rate: Estimate, hits: Share, alarms: Share) -> tuple[float, float]:
-    z = _z()
+def _lang_reiczigel(rate: Estimate, hits: Share, alarms: Share, z: float) -> tuple[float, float]:
+    """The interval, not cut to [0, 1]."""
     n, n_hits, n_alarms = rate.n + z * z, hits.prompts + 2, alarms.prompts + 2
     apparent = (rate.n * rate.value + z * z / 2) / n
     sensitivity = (hits.prompts * hits.value + 1) / n_hits
@@ -275,7 +285,7 @@ def _lang_reiczigel(rate: Estimate, hits: Share, alarms: Share) -> tuple[float, 
     moved = 2 * z * z * (true * of_hits - (1 - true) * of_alarms)
     variance = apparent * (1 - apparent) / n + true**2 * of_hits + (1 - true) ** 2 * of_alarms
     half = z * math.sqrt(variance) / youden
-    return min(max(true + moved - half, 0.0), 1.0), min(max(true + moved + half, 0.0), 1.0)
+    return true + moved - half, true + moved + half
 
 
 def _variance(share: Share) -> float:

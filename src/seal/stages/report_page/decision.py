@@ -2,7 +2,8 @@
 
 A candidate is an arm that is none of the controls (base, all, random, oracle). To ship one is a
 claim of several parts, each of which must be shown at its own 5 %: so the claim as a whole is wrong
-in at most 5 % of all experiments, whatever the truth (an intersection-union test).
+in at most 5 % of all experiments, whatever the true rates (an intersection-union test), as long as
+training seeds scatter as the bounds assume.
 """
 
 from __future__ import annotations
