@@ -197,7 +197,8 @@ def test_what_could_not_be_judged_is_the_worst_and_says_so(run, tmp_path):
 
 
 def test_a_metric_that_does_not_count_an_item_leaves_it_out(run, tmp_path):
-    log, _ = run("xstest", {"path": write_jsonl(tmp_path / "x.jsonl", LABELLED[:5])})
+    path = write_jsonl(tmp_path / "x.jsonl", LABELLED[:5])
+    log, _ = run("xstest", {"path": path, "judge": {"judge": "phrases"}})
     counted = {each.name: each.scored_samples for each in log.results.scores}
     assert counted == {"over_refusal_rate": 4, "refusal_rate": 1}
     (unsafe,) = (each for each in log.samples if each.metadata["group"] == "unsafe")
@@ -251,7 +252,7 @@ def test_a_judge_that_cannot_be_had_ends_the_evaluation_with_its_message(
 def test_a_log_can_be_scored_again(run, tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", PROMPTS)
     log, _ = run("harmful_prompts", {"path": path, "judge": GUARD})
-    other = {"task": "harmful_prompts", "path": path}
+    other = {"task": "harmful_prompts", "path": path, "judge": {"judge": "phrases"}}
     again = inspect_score(log, inspect_tasks.measured(other), action="overwrite", display="none")
     found = {each.input[0].text: each.scores["measured"].value for each in again.samples}
     assert {key: each["attack_success_rate"] for key, each in found.items()} == {
