@@ -242,7 +242,7 @@ def test_one_model_alone_is_refused():
 
 
 def test_a_model_that_is_not_there_is_named(lm, tmp_path):
-    with pytest.raises(ValueError, match=r"^rank\.weak: model\.path=.*absent: there is no such folder"):
+    with pytest.raises(ValueError, match=r"^rank\.weak: model\.path=.*: there is no such folder"):
         DensityRatio(weak=spec(tmp_path / "absent")).rank(talk_task(lm))
 
 
