@@ -256,3 +256,11 @@ def test_nothing_is_pickled(tmp_path):
             assert path.suffix in {".json", ".safetensors"}
             assert path.suffix != ".json" or json.loads(path.read_text())
     assert os.access(tmp_path / "step-000000001", os.R_OK)
+
+
+def test_a_part_under_another_name_is_other_work(tmp_path):
+    whole = made(tmp_path)
+    save(whole.part("seed-0"), 5)
+    (tmp_path / "seed-0").rename(tmp_path / "seed-1")
+    with pytest.raises(ValueError, match="part: seed-0 there, seed-1 now"):
+        whole.part("seed-1")

@@ -330,3 +330,33 @@ def test_a_response_ends_before_the_text_that_the_template_ends_it_with(lm):
     ending.end_text = whole[1:3]
     cut = generate(replace(lm, encoder=ending), PROMPTS[:1], decoding)
     assert cut == [whole[: whole.index(whole[1:3])]]
+
+
+def drawn(draws, scores, length):
+    """The token that is drawn for each row, with prompts of 3 tokens and `length` in all."""
+    processor = generation._Draw(torch.tensor(draws, dtype=torch.float64), 3)
+    forced = processor(torch.zeros(len(draws), length, dtype=torch.long), torch.tensor(scores))
+    assert (forced == 0).sum(dim=1).tolist() == [1] * len(draws)
+    return forced.argmax(dim=1).tolist()
+
+
+def test_each_new_token_takes_a_number_of_its_own():
+    quarters = [[0.0] * 4] * 2
+    draws = [[0.1, 0.3, 0.6, 0.9], [0.9, 0.6, 0.3, 0.1]]
+    found = [drawn(draws, quarters, 3 + step) for step in range(4)]
+    assert found == [[0, 3], [1, 2], [2, 1], [3, 0]]
+
+
+def test_a_token_without_probability_is_never_drawn():
+    assert drawn([[0.0]], [[-torch.inf, 0.0, 0.0]], 3) == [1]
+    assert drawn([[0.5]], [[0.0, -torch.inf, 0.0]], 3) == [2]
+    assert drawn([[1 - 2**-53]], [[0.0, 0.0, -torch.inf]], 3) == [1]
+
+
+def test_the_numbers_of_a_prompt_are_its_own():
+    """Equal ones for all prompts would tie the samples of an evaluation together."""
+    decoding = Decoding(max_new_tokens=4, temperature=1.0)
+    many = np.array([generation._uniforms([7, place], decoding) for place in range(200)])
+    assert np.unique(many).size == many.size
+    assert abs(np.corrcoef(many.T)[np.triu_indices(4, 1)]).max() < 0.3
+    assert many.mean() == pytest.approx(0.5, abs=0.05)

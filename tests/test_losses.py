@@ -11,7 +11,7 @@ from seal.data.batches import collate
 from seal.loss_backends import choice
 from seal.loss_backends.backend import LossBackend
 from seal.loss_backends.choice import set_loss_backend
-from seal.losses import losses_and_entropy, mean_nll, sample_nll, token_nll
+from seal.losses import losses_and_entropy, mean_nll, response_logits, sample_nll, token_nll
 from seal.models import LoraSpec, ModelSpec, add_lora, load_model
 
 
@@ -266,3 +266,17 @@ def test_a_first_use_while_scoring(name, tiny_model_dir, monkeypatch):
         found = mean_nll(model, collate(RAGGED, 0))
     expected = [np.mean(one_by_one(model, row)) for row in RAGGED]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_losses_of_a_half_precision_model_are_made_in_float32(tiny_model_dir):
+    model = load_model(ModelSpec(path=str(tiny_model_dir), dtype="bfloat16")).model
+    batch = collate(RAGGED[:1], pad_id=0)
+    with torch.no_grad():
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        found = token_nll(model, batch).nll
+        assert response_logits(model, batch).logits.dtype == torch.float32
+    assert (logits.dtype, found.dtype) == (torch.bfloat16, torch.float32)
+    places = torch.from_numpy(np.flatnonzero(RAGGED[0].response_mask))
+    log_p = logits[0].double().log_softmax(-1)[places - 1]
+    expected = -log_p[torch.arange(len(places)), batch.input_ids[0, places]]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

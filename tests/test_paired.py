@@ -321,3 +321,11 @@ def test_one_item_that_differs_says_nothing():
     found = paired.compare_paired([means([0.0, 0.5, 1.0])], [means([0.0, 0.5, 0.5])])
     assert found.p_value == 1.0
     assert found.difference == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize(("num", "test"), [(13, "exact"), (14, "Monte Carlo (9999)")])
+def test_up_to_13_differences_all_signs_are_tried(num, test):
+    found = paired.compare_paired([means(np.arange(1.0, num + 1))], [means(np.zeros(num))])
+    assert found.test == f"{test} sign-flip permutation"
+    least = 2 / 2**13 if num == 13 else 1 / 10_000  # all of one sign: the two extremes
+    assert found.p_value == pytest.approx(least, abs=0 if num == 13 else 5e-4)

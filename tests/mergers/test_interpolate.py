@@ -1,11 +1,13 @@
 """Interpolation: exact at both ends, linear between them, or refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from seal.artifacts.adapter import load_adapter
 from seal.data.tokenize import Encoded
@@ -150,3 +152,17 @@ def test_whole_models_of_other_shapes_are_refused(spec, tmp_path):
 def test_a_weight_is_a_share_of_the_way(weight):
     with pytest.raises(ValidationError, match="weight"):
         Interpolate.model_validate({"of": "all", "weight": weight})
+
+
+def test_a_merge_is_known_by_the_weights_that_it_is_made_of(spec, tmp_path):
+    adapter = trained(spec, tmp_path / "t", lora=LoraSpec(r=3, alpha=5))
+    before = at(0.5).load(spec, adapter).identity
+    shutil.copytree(tmp_path / "t", tmp_path / "copy")
+    copied = load_adapter(tmp_path / "copy")
+    assert at(0.5).load(spec, copied).identity == before
+    assert at(0.4).load(spec, adapter).identity != before
+    file = adapter.path / "adapter_model.safetensors"
+    weights = load_file(file)
+    first = sorted(weights)[0]
+    save_file({**weights, first: weights[first] + 1}, file)
+    assert at(0.5).load(spec, adapter).identity != before

@@ -84,6 +84,11 @@ def test_a_bos_stays():
     assert alone(row, np.array(HEADER), 8).input_ids.tolist() == [*HEADER, 20]
 
 
+def test_a_bos_inside_the_response_is_not_written_twice():
+    row = encoded("x", [], [7, 20, 1])
+    assert alone(row, NO_HEADER, 7).input_ids.tolist() == [7, 20, 1]
+
+
 def test_turns_inside_the_completion_stay():
     row = encoded("x", [2, 60, 1, 3], [20, 1, 2, 62, 1, 3, 21, 1])
     row.response_mask[[6, 7, 8, 9]] = False  # a user turn between two responses

@@ -98,6 +98,14 @@ def test_variants_of_lora(spec, tmp_path, peft_fields):
     merge(spec, adapter, tmp_path / "merged")  # checks the logits itself
 
 
+def test_modules_that_are_trained_whole_keep_the_type_of_the_base(tiny_model_dir, tmp_path):
+    spec = ModelSpec(path=str(tiny_model_dir), dtype="bfloat16")
+    adapter = trained(spec, tmp_path / "t", peft={"modules_to_save": ["norm"]})
+    folder = merge(spec, adapter, tmp_path / "merged")
+    saved = load_file(folder / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+
+
 def test_tokenizer_and_template_come_along(spec, tmp_path, tiny_model_dir):
     folder = merge(spec, trained(spec, tmp_path / "t"), tmp_path / "merged")
     for name in ("generation_config.json", "chat_template.jinja", "tokenizer.json"):
